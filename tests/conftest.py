@@ -1,0 +1,29 @@
+"""Fixtures that several test files share."""
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+os.environ.setdefault('MPLBACKEND', 'agg')
+
+
+@pytest.fixture(scope='session')
+def root():
+    "The top of the repository."
+    return ROOT
+
+
+@pytest.fixture(scope='session')
+def embedded():
+    "The committed synthetic data set."
+    return ROOT/'dataset'
+
+
+@pytest.fixture(scope='session')
+def shared_nih():
+    "Real NIH material that lies beside the repository on some machines and is never part of it."
+    folder = ROOT.parent/'shared'/'nih'
+    if not (folder/'README.md').exists():
+        pytest.skip(f'real NIH material is not here (looked in ../shared/nih beside the repository)')
+    return folder

@@ -1,0 +1,640 @@
+"""The data set contract: NIH's quirks, masks, boxes, and every bad input with its message."""
+import csv
+import os
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings, strategies as st
+from hypothesis.extra.numpy import arrays, array_shapes
+from PIL import Image
+
+from chestnb import dataset as ds
+from chestnb.dataset import CLASSES, FINDINGS, NIH_HEADER, NO_FINDING, STRUCTURES, ChestDataset
+from chestnb.files import UserError, write_text
+
+ROWS = ['00000001_000.png,Mass,0,1,50,F,PA,2500,2048,0.168,0.168',
+        '00000003_000.png,No Finding,0,3,61,M,AP,2500,2048,0.168,0.168',
+        '00000003_001.png,Effusion|Edema,1,3,62,M,PA,2500,2048,0.168,0.168']
+NAMES = [row.split(',')[0] for row in ROWS]
+PIXELS = np.random.default_rng(0).integers(0, 256, (48, 64), dtype=np.uint8)
+
+
+def make(folder, rows=ROWS, header=NIH_HEADER, images=NAMES, to='images', ending='\n'):
+    "A small valid data set, unless asked for a broken one."
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder/to).mkdir(parents=True, exist_ok=True)
+    for name in images: Image.fromarray(PIXELS).save(folder/to/name)
+    (folder/'data.csv').write_text(ending.join([header, *rows]) + ending, encoding='utf-8', newline='')
+    return folder
+
+
+def edited(row, old, new):
+    "ROWS with one text replaced in one row (counted from 0)."
+    assert old in ROWS[row]
+    return [line.replace(old, new, 1) if i == row else line for i, line in enumerate(ROWS)]
+
+
+def message(call):
+    "What a refusal says."
+    with pytest.raises(UserError) as caught: call()
+    return str(caught.value)
+
+
+@pytest.fixture
+def folder(tmp_path): return tmp_path/'my_xrays'
+
+
+# ---------------------------------------------------------------- reading and writing the table
+
+def test_a_small_folder_opens(folder):
+    data = ChestDataset(make(folder))
+    assert len(data) == 3 and list(data.table.image) == NAMES
+    assert list(data.table.columns[-15:]) == list(CLASSES)
+    assert data.table[list(CLASSES)].dtypes.eq(bool).all()
+    assert isinstance(data.table.index, pd.RangeIndex)
+    assert data.segmentation is None and data.boxes is None and data.missing == []
+
+
+def test_targets_have_the_order_of_findings(folder):
+    targets = ChestDataset(make(folder)).targets()
+    assert targets.shape == (3, 14) and targets.dtype == np.float32
+    assert [FINDINGS[i] for i in np.flatnonzero(targets[2])] == ['Effusion', 'Edema']
+    assert targets[1].sum() == 0
+
+
+@pytest.mark.parametrize('change', [
+    lambda header, rows: (header + ',', [row + ',' for row in rows]),
+    lambda header, rows: (header + ',', rows),
+    lambda header, rows: (header, [row + ',' for row in rows]),
+    lambda header, rows: (header + ',Unnamed: 11', [row + ',' for row in rows]),
+    lambda header, rows: (header.replace('Patient Gender', 'Patient Sex'), rows),
+    lambda header, rows: ('\ufeff' + header, rows),
+    lambda header, rows: (header, rows + ['', '']),
+    lambda header, rows: (header, [row.replace('Effusion|Edema', 'Edema | Effusion') for row in rows]),
+    lambda header, rows: (header, [row.replace(',50,', ',050Y,') for row in rows]),
+    lambda header, rows: (header, [row.replace(',2500,', ',2500.0,') for row in rows]),
+    lambda header, rows: (','.join(reversed(header.split(','))), [','.join(reversed(row.split(','))) for row in rows]),
+], ids=['trailing comma', 'trailing comma in the header only', 'trailing comma in the rows only', 'Unnamed: 11', 'Patient Sex',
+        'byte order mark', 'blank rows at the end', 'label order', 'age with unit', 'whole numbers with a point', 'column order'])
+def test_spellings_of_the_same_table(tmp_path, change):
+    header, rows = change(NIH_HEADER, ROWS)
+    plain = ds.read_metadata(make(tmp_path/'plain')/'data.csv')
+    other = ds.read_metadata(make(tmp_path/'other', rows, header)/'data.csv')
+    pd.testing.assert_frame_equal(plain, other)
+
+
+def test_windows_line_ends(tmp_path):
+    plain = ds.read_metadata(make(tmp_path/'plain')/'data.csv')
+    windows = ds.read_metadata(make(tmp_path/'windows', ending='\r\n')/'data.csv')
+    pd.testing.assert_frame_equal(plain, windows)
+
+
+@pytest.mark.parametrize('text, years', [('57', 57), ('058Y', 58), ('058', 58), ('008M', 8/12), ('012D', 12/365.25), ('002W', 14/365.25),
+                                         ('414', np.nan), ('414Y', np.nan), ('', np.nan), ('0', 0), ('120', 120), ('121', np.nan)])
+def test_ages(text, years):
+    assert ds.parse_age(text) == pytest.approx(years, nan_ok=True)
+
+
+def test_ages_that_are_not_credible_are_counted(folder):
+    data = ChestDataset(make(folder, edited(0, ',50,', ',414,')))
+    assert np.isnan(data.table.age[0])
+    assert data.summary().loc[('age', 'not known'), 'images'] == 1
+
+
+def test_write_metadata_round_trip(tmp_path):
+    table = ds.read_metadata(make(tmp_path, edited(0, ',50,', ',008M,'))/'data.csv')
+    table.loc[1, 'age'] = np.nan
+    again = ds.read_metadata(ds.write_metadata(table, tmp_path/'again.csv'))
+    pd.testing.assert_frame_equal(table, again)
+    assert (tmp_path/'again.csv').read_text().splitlines()[0] == NIH_HEADER
+
+
+def test_write_metadata_refuses_what_cannot_be_read(tmp_path):
+    table = ds.read_metadata(make(tmp_path)/'data.csv')
+    for bad in (table.assign(**{NO_FINDING: True}), table.assign(Mass=False), table.assign(image='a.png'), table.assign(sex='X'),
+                table.assign(image=['../a.png', 'b.png', 'c.png'])):
+        message(lambda: ds.write_metadata(bad, tmp_path/'bad.csv'))
+        assert not (tmp_path/'bad.csv').exists()
+
+
+# ---------------------------------------------------------------- bad tables: file, row and remedy
+
+BAD_TABLES = {
+    'unknown finding': (edited(2, 'Edema', 'Oedema'), 4, "unknown finding 'Oedema' (did you mean 'Edema'?)", 'Use the 14 findings'),
+    'finding without underscore': (edited(0, 'Mass', 'Pleural Thickening'), 2, "did you mean 'Pleural_Thickening'", 'Use the 14 findings'),
+    'NIH box spelling': (edited(0, 'Mass', 'Infiltrate'), 2, "did you mean 'Infiltration'", 'Use the 14 findings'),
+    'no label': (edited(0, 'Mass', ''), 2, 'the cell is empty', "'No Finding' alone"),
+    'No Finding with a finding': (edited(2, 'Effusion', 'No Finding'), 4, "'No Finding' stands together with Edema", "'No Finding' alone"),
+    'duplicated image': (ROWS + [ROWS[0]], 5, "'00000001_000.png' is already in row 2", 'Keep one row'),
+    'name that escapes': (edited(0, '00000001_000.png', '../x.png'), 2, "'../x.png' is not a plain file name", 'Write the file name alone'),
+    'name with a folder': (edited(0, '00000001_000.png', 'images/x.png'), 2, 'not a plain file name', 'Write the file name alone'),
+    'absolute name': (edited(0, '00000001_000.png', '/etc/x.png'), 2, 'not a plain file name', 'Write the file name alone'),
+    'Windows path': (edited(0, '00000001_000.png', r'..\x.png'), 2, 'not a plain file name', 'Write the file name alone'),
+    'drive': (edited(0, '00000001_000.png', 'C:x.png'), 2, 'not a plain file name', 'Write the file name alone'),
+    'dots': (edited(0, '00000001_000.png', '..'), 2, 'not a plain file name', 'Write the file name alone'),
+    'no name': (edited(0, '00000001_000.png', ''), 2, 'not a file name', 'Write the file name alone'),
+    'not an image': (edited(1, '00000003_000.png', 'x.docx'), 3, 'does not end in', 'Write the file name alone'),
+    'age': (edited(1, ',61,', ',old,'), 3, "'old' is not an age", 'Write years'),
+    'negative age': (edited(1, ',61,', ',-3,'), 3, "'-3' is not an age", 'Write years'),
+    'sex': (edited(1, ',M,', ',male,'), 3, "'male' is none of M, F", 'Write M or F'),
+    'lateral view': (edited(1, ',AP,', ',LL,'), 3, "'LL' is none of PA, AP", 'leave other rows out'),
+    'patient': (edited(1, ',0,3,', ',0,P-17,'), 3, "'P-17' is not a whole number", 'Give every patient one whole number'),
+    'patient zero': (edited(0, ',0,1,', ',0,0,'), 2, "'0' is not a whole number from 1", 'Give every patient one whole number'),
+    'follow-up': (edited(1, ',0,3,', ',-1,3,'), 3, "'-1' is not a whole number", 'Number the images'),
+    'width': (edited(1, ',2500,', ',,'), 3, "'' is not a whole number", 'width of the original'),
+    'spacing': (edited(1, ',0.168,', ',nan,'), 3, "'nan' is not a pixel spacing", 'millimetres'),
+    'comma in a cell': (edited(2, 'Effusion|Edema', 'Effusion,Edema'), 4, 'has 12 cells where the header names 11', 'Put quotes'),
+    'row cut off': (ROWS[:2] + [ROWS[2][:30]], 4, 'has 2 cells', 'Copy it again'),
+    'blank row': ([ROWS[0], '', *ROWS[1:]], 3, 'is blank', 'Delete the blank row'),
+}
+
+
+@pytest.mark.parametrize('case', BAD_TABLES)
+def test_bad_table(folder, case):
+    rows, row, reason, remedy = BAD_TABLES[case]
+    said = message(lambda: ChestDataset(make(folder, rows)))
+    assert said.startswith(f"{folder/'data.csv'}, row {row}: "), said
+    assert reason in said and remedy in said, said
+
+
+def test_many_bad_rows_are_counted(tmp_path):
+    rows = [f'a{i}.png,Mess,0,1,50,F,PA,1,1,,' for i in range(10)]
+    path = write_text(tmp_path/'data.csv', '\n'.join([NIH_HEADER, *rows]))
+    said = message(lambda: ds.read_metadata(path))
+    assert 'row 2:' in said and '(and 9 more: rows 3, 4, 5, 6, 7 ...)' in said
+
+
+@pytest.mark.parametrize('column', NIH_HEADER.split(','))
+def test_a_missing_column(folder, column):
+    said = message(lambda: ChestDataset(make(folder, header=NIH_HEADER.replace(column, 'something'))))
+    assert f"{folder/'data.csv'}, row 1: missing column {column!r}" in said and "'something'" in said and 'rename' in said
+
+
+def test_other_bad_files(tmp_path):
+    def said(content):
+        (tmp_path/'data.csv').write_bytes(content)
+        return message(lambda: ds.read_metadata(tmp_path/'data.csv'))
+    assert 'is empty' in said(b'')
+    assert 'no row' in said(NIH_HEADER.encode())
+    assert 'semicolons' in said(NIH_HEADER.replace(',', ';').encode())
+    assert 'UTF-8' in said(NIH_HEADER.encode() + b'\n\xff\xfe\x00')
+    assert 'is there twice' in said((NIH_HEADER + ',Patient ID\n' + ROWS[0] + ',1').encode())
+    assert 'not a CSV file' in said(NIH_HEADER.encode() + b'\n"never closed')
+    assert 'no such file' in message(lambda: ds.read_metadata(tmp_path/'nowhere.csv'))
+
+
+# ---------------------------------------------------------------- the folder
+
+def test_no_folder_no_table_no_images(tmp_path):
+    said = message(lambda: ChestDataset(tmp_path/'nowhere'))
+    assert str(tmp_path/'nowhere') in said and 'images/ and data.csv' in said
+    (tmp_path/'empty').mkdir()
+    said = message(lambda: ChestDataset(tmp_path/'empty'))
+    assert str(tmp_path/'empty'/'data.csv') in said and 'is missing' in said and NIH_HEADER in said
+    shutil.rmtree(make(tmp_path/'bare')/'images')
+    said = message(lambda: ChestDataset(tmp_path/'bare'))
+    assert str(tmp_path/'bare'/'images') in said and 'Put the X-rays into it' in said
+    assert 'no such folder' in message(lambda: ChestDataset(tmp_path/'bare'/'data.csv'))
+
+
+def test_in_the_table_but_not_on_disk(folder):
+    said = message(lambda: ChestDataset(make(folder, images=[NAMES[0], NAMES[2]])))
+    assert f"{folder/'data.csv'}, row 3: the image '{NAMES[1]}'" in said and "on_mismatch='drop'" in said
+
+
+def test_on_disk_but_not_in_the_table(folder):
+    said = message(lambda: ChestDataset(make(folder, ROWS[:2])))
+    assert str(folder/'images'/NAMES[2]) in said and 'data.csv' in said and "on_mismatch='drop'" in said
+
+
+def test_drop(folder):
+    data = ChestDataset(make(folder, ROWS[:2], images=[NAMES[0], NAMES[2]]), on_mismatch='drop')
+    assert (list(data.table.image), data.missing, data.unlisted) == ([NAMES[0]], [NAMES[1]], [NAMES[2]])
+    files = data.summary().loc['files']
+    assert files.images['in the table, not on disk'] == 1 and files.images['on disk, not in the table'] == 1
+    assert 'expected' in message(lambda: ChestDataset(folder, on_mismatch='ignore'))
+
+
+def test_drop_that_leaves_nothing(folder):
+    make(folder, images=['other.png'])
+    assert 'none of the images' in message(lambda: ChestDataset(folder, on_mismatch='drop'))
+
+
+def test_kaggle_layout_and_nih_name(folder):
+    make(folder, images=NAMES[:2], to='images_001/images')
+    make(folder, images=NAMES[2:], to='images_012/images')
+    (folder/'data.csv').rename(folder/'Data_Entry_2017_v2020.csv')
+    data = ChestDataset(folder)
+    assert data.open_image(NAMES[2]).size == (64, 48)
+    assert data.image_path(NAMES[2]).parent.parent.name == 'images_012'
+    shutil.copy(folder/'images_001/images'/NAMES[0], folder/'images_012/images'/NAMES[0])
+    said = message(lambda: ChestDataset(folder))
+    assert 'Keep one of them' in said and 'images_001' in said and 'images_012' in said
+
+
+def test_other_files_in_images_are_ignored(folder):
+    make(folder)
+    for name in ('.DS_Store', '._00000001_000.png', 'Thumbs.db', 'README.txt'): (folder/'images'/name).write_text('x')
+    assert len(ChestDataset(folder)) == 3
+
+
+def test_indexing_is_quick(folder):
+    "Files are listed, never asked for one by one."
+    (folder/'images').mkdir(parents=True)
+    for i in range(3000): os.close(os.open(folder/'images'/f'{i:08d}_000.png', os.O_CREAT | os.O_WRONLY))
+    found = ds.find_images(folder)
+    assert len(found) == 3000 and found['00000017_000.png'].endswith('00000017_000.png')
+
+
+# ---------------------------------------------------------------- images
+
+@pytest.mark.parametrize('mode', ['L', 'RGB', 'RGBA', 'LA', 'P', 'I;16'])
+def test_every_mode_becomes_grey(tmp_path, mode):
+    image = Image.fromarray(PIXELS.astype(np.uint16)*257) if mode == 'I;16' else Image.fromarray(PIXELS).convert(mode)
+    image.save(tmp_path/'x.png')
+    grey = ds.read_image(tmp_path/'x.png')
+    assert grey.mode == 'L' and grey.size == (64, 48)
+    np.testing.assert_array_equal(np.asarray(grey), PIXELS)
+
+
+@pytest.mark.parametrize('bits', [8, 10, 12, 14, 16])
+def test_bit_depths_use_the_whole_range(tmp_path, bits):
+    values = np.linspace(0, 2**bits - 1, 64*48).round().astype(np.uint16).reshape(48, 64)
+    Image.fromarray(values).save(tmp_path/'x.png')
+    grey = np.asarray(ds.read_image(tmp_path/'x.png'))
+    assert grey.min() == 0 and grey.max() == 255 and (np.diff(grey.ravel().astype(int)) >= 0).all()
+
+
+@pytest.mark.parametrize('content', [b'', b'not an image', 'half', 'most'], ids=['empty', 'text', 'half of it', 'most of it'])
+def test_truncated_images_name_the_file(folder, content):
+    path = make(folder)/'images'/NAMES[1]
+    whole = path.read_bytes()
+    path.write_bytes({'half': whole[:len(whole)//2], 'most': whole[:-60]}.get(content, content))
+    data = ChestDataset(folder)   # opening does not read pixels
+    for call in (lambda: data.open_image(NAMES[1]), lambda: data.check_images(progress=False)):
+        said = message(call)
+        assert str(path) in said and 'cannot be read as an image' in said and 'Copy or download' in said
+    data.open_image(NAMES[0])
+
+
+def test_check_images_counts(folder):
+    data = ChestDataset(make(folder))
+    assert data.check_images(progress=False) == 3
+    for name in NAMES[:2]: (folder/'images'/name).write_bytes(b'')
+    assert '(1 more images cannot be read)' in message(lambda: data.check_images(progress=False))
+    assert 'no such image' in message(lambda: ds.read_image(folder/'images'/'nowhere.png'))
+
+
+# ---------------------------------------------------------------- masks
+
+masks = arrays(bool, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=12))
+orders = st.sampled_from(['row', 'column'])
+
+
+@given(masks, orders)
+def test_run_lengths_round_trip(mask, order):
+    runs = ds.encode_mask(mask, order)
+    np.testing.assert_array_equal(ds.decode_mask(runs, *mask.shape, order), mask)
+    numbers = [int(n) for n in runs.split()]
+    assert sum(numbers[1::2]) == mask.sum()
+
+
+@given(masks)
+def test_column_order_is_row_order_of_the_transposed(mask):
+    assert ds.encode_mask(mask, 'column') == ds.encode_mask(mask.T, 'row')
+
+
+@given(masks, orders)
+def test_run_lengths_against_a_plain_loop(mask, order):
+    runs, previous = [], False
+    for place, inside in enumerate(mask.ravel(order='C' if order == 'row' else 'F'), start=1):
+        if inside and previous: runs[-1][1] += 1
+        elif inside: runs.append([place, 1])
+        previous = inside
+    assert ds.encode_mask(mask, order) == ' '.join(f'{start} {length}' for start, length in runs)
+
+
+@pytest.mark.parametrize('order', ['row', 'column'])
+@pytest.mark.parametrize('shape', [(1, 1), (3, 4), (1, 7), (7, 1), (1024, 1024)])
+def test_empty_full_and_last_pixel(shape, order):
+    empty, full, last = np.zeros(shape, bool), np.ones(shape, bool), np.zeros(shape, bool)
+    last[-1, -1] = True
+    n = shape[0]*shape[1]
+    assert [ds.encode_mask(m, order) for m in (empty, full, last)] == ['', f'1 {n}', f'{n} 1']
+    for mask in (empty, full, last): np.testing.assert_array_equal(ds.decode_mask(ds.encode_mask(mask, order), *shape, order), mask)
+
+
+@pytest.mark.parametrize('runs, reason', [
+    ('12 2', 'past the last pixel'), ('13 1', 'past the last pixel'), ('1 13', 'past the last pixel'), ('2 2 8', 'pairs'),
+    ('0 2', 'count from 1'), ('2 0', 'count from 1'), ('-1 2', 'count from 1'), ('2 x', 'whole numbers'), ('2 1.5', 'whole numbers'),
+    ('2 4 3 1', 'overlap'), ('8 1 2 1', 'out of order'), ('1 99999999999999999999', 'whole numbers'),
+    ('9223372036854775807 9223372036854775807', 'past the last pixel')])
+def test_bad_runs(runs, reason):
+    assert reason in message(lambda: ds.decode_mask(runs, 3, 4))
+
+
+def test_bad_masks():
+    assert 'two dimensions' in message(lambda: ds.encode_mask(np.zeros((2, 2, 2))))
+    for call in (lambda: ds.encode_mask(np.zeros((2, 2)), 'F'), lambda: ds.decode_mask('', 2, 2, 'F')): assert "expected 'row'" in message(call)
+
+
+def mask_frame(height=48, width=64, names=NAMES):
+    left, right = np.zeros((height, width), bool), np.zeros((height, width), bool)
+    left[10:30, 40:60], right[10:30, 5:25] = True, True
+    return pd.DataFrame([{'Image Index': name, 'Dice RCA (Mean)': .9, 'Dice RCA (Max)': .95, 'Landmarks': '1,2,3,4', 'Left Lung': ds.encode_mask(left),
+                          'Right Lung': ds.encode_mask(right), 'Heart': '', 'Height': height, 'Width': width} for name in names])
+
+
+def test_segmentation_round_trip(folder):
+    make(folder)
+    path = ds.write_segmentation(mask_frame(), folder/'segmentation.csv')
+    first = path.read_bytes()
+    assert next(csv.reader([first.decode().splitlines()[0]])) == [
+        'Image Index', 'Dice RCA (Mean)', 'Dice RCA (Max)', 'Landmarks', 'Left Lung', 'Right Lung', 'Heart', 'Height', 'Width']
+    assert ds.write_segmentation(ds.read_segmentation(path), path).read_bytes() == first
+    data = ChestDataset(folder)
+    assert data.mask(NAMES[1], 'Left Lung').sum() == 400 and not data.mask(NAMES[1], 'Heart').any()
+    assert data.mask(NAMES[1], 'Left Lung')[10:30, 40:60].all()
+    assert 'structure' in message(lambda: data.mask(NAMES[0], 'Liver'))
+
+
+def test_segmentation_needs_neither_scores_nor_landmarks(tmp_path):
+    frame = mask_frame().drop(columns=['Dice RCA (Mean)', 'Dice RCA (Max)', 'Landmarks']).rename(columns={'Image Index': 'Image ID'})
+    frame.to_csv(tmp_path/'segmentation.csv', index=False)
+    read = ds.read_segmentation(tmp_path/'segmentation.csv')
+    assert list(read.image) == NAMES and read.dice_mean.isna().all() and (read.landmarks == '').all()
+
+
+def test_bad_segmentation(folder):
+    path = make(folder)/'segmentation.csv'
+    frame = mask_frame()
+    def said(bad):
+        bad.to_csv(path, index=False)
+        text = message(lambda: ChestDataset(folder))
+        assert text.startswith(str(path)), text
+        return text
+    past = frame.copy()
+    past.loc[1, 'Heart'] = f'{48*64} 2'
+    assert "row 3: column 'Heart'" in said(past) and 'past the last pixel' in said(past) and 'Encode the mask again' in said(past)
+    inside = frame.copy()
+    inside.loc[2, 'Heart'] = '5 9 3 1 100 1'
+    assert "row 4: column 'Heart'" in said(inside) and 'overlap' in said(inside)
+    assert 'row 2' in said(frame.assign(Height=24, Width=128)) and 'the image has 48×64' in said(frame.assign(Height=24, Width=128))
+    other = mask_frame(96, 128)
+    assert "row 2: the masks of '00000001_000.png' have 96×128 pixels" in said(other) and 'resize_segmentation' in said(other)
+    assert "missing column 'Heart'" in said(frame.drop(columns='Heart'))
+    assert 'row 5' in said(pd.concat([frame, frame[:1]])) and 'already in row 2' in said(pd.concat([frame, frame[:1]]))
+    assert "row 2: column 'Height'" in said(frame.assign(Height='tall'))
+    assert 'plain file name' in said(frame.assign(**{'Image Index': ['../x.png', *NAMES[1:]]}))
+    for bad in (past, frame.drop(columns='Heart'), pd.concat([frame, frame[:1]])):
+        message(lambda: ds.write_segmentation(bad, folder/'never.csv'))
+    assert not (folder/'never.csv').exists()
+
+
+def test_resize_segmentation_makes_masks_fit(folder):
+    path = ds.write_segmentation(mask_frame(96, 128), make(folder)/'segmentation.csv')
+    ds.write_segmentation(ds.resize_segmentation(ds.read_segmentation(path), 48, 64), path)
+    data = ChestDataset(folder)
+    assert data.mask(NAMES[0], 'Left Lung').shape == (48, 64) and data.mask(NAMES[0], 'Left Lung').sum() == 10*10
+
+
+def test_masks_may_be_absent(folder):
+    data = ChestDataset(make(folder))
+    assert 'segmentation.csv' in message(lambda: data.mask(NAMES[0], 'Heart'))
+    ds.write_segmentation(mask_frame(names=NAMES[:1] + ['99999999_000.png']), folder/'segmentation.csv')
+    data = ChestDataset(folder)   # the row about another image is left out
+    assert list(data.segmentation.image) == NAMES[:1] and 'has no row' in message(lambda: data.mask(NAMES[1], 'Heart'))
+
+
+def test_draw_masks_has_a_legend():
+    from matplotlib.figure import Figure
+    ax = ds.draw_masks(Image.fromarray(PIXELS), {s: np.eye(48, 64, dtype=bool) for s in STRUCTURES}, Figure().subplots())
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == list(STRUCTURES)
+    assert 'Resize' in message(lambda: ds.draw_masks(PIXELS, {'Heart': np.eye(3, dtype=bool)}, Figure().subplots()))
+
+
+# ---------------------------------------------------------------- boxes
+
+BOXES = pd.DataFrame({'image': NAMES[:2], 'finding': ['Mass', 'Infiltration'], 'x': [1.5, 0.], 'y': [2., 0.], 'width': [10., 64.], 'height': [10.25, 48.]})
+
+
+def test_boxes_round_trip(folder):
+    path = ds.write_boxes(BOXES, make(folder)/'boxes.csv')
+    assert path.read_text().splitlines()[0] == 'Image Index,Finding Label,Bbox [x,y,w,h],,,' and 'Infiltrate,' in path.read_text()
+    pd.testing.assert_frame_equal(ds.read_boxes(path), BOXES)
+    assert list(ChestDataset(folder).boxes.finding) == ['Mass', 'Infiltration']
+    assert len(ds.read_boxes(ds.write_boxes(BOXES[:0], folder/'none.csv'))) == 0
+
+
+@pytest.mark.parametrize('header', ['Image Index,Finding Label,Bbox [x,y,w,h],,,', 'Image Index,Finding Label,Bbox [x,y,w,h]',
+                                    'Image Index,Finding Label,x,y,w,h'])
+def test_box_headers(tmp_path, header):
+    path = write_text(tmp_path/'boxes.csv', f'{header}\na.png,Infiltrate,1,2,3,4\n')
+    assert ds.read_boxes(path).to_dict('records') == [dict(image='a.png', finding='Infiltration', x=1, y=2, width=3, height=4)]
+
+
+def test_quoted_box_cells(tmp_path):
+    path = write_text(tmp_path/'boxes.csv', 'Image Index,Finding Label,"Bbox [x,y,w,h]"\na.png,Mass,"[1,2,3,4]"\n')
+    assert ds.read_boxes(path).iloc[0].tolist() == ['a.png', 'Mass', 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize('row, reason', [('a.png,Tumour,1,2,3,4', "unknown finding 'Tumour'"), ('a.png,Mass,1,2,0,4', "'0' is not a size"),
+                                         ('a.png,Mass,-1,2,3,4', "'-1' is not a coordinate"), ('a.png,Mass,one,2,3,4', "'one' is not a coordinate"),
+                                         ('../a.png,Mass,1,2,3,4', 'not a plain file name'), ('a.png,Mass,1,2,3', 'has 5 cells')])
+def test_bad_boxes(tmp_path, row, reason):
+    path = write_text(tmp_path/'boxes.csv', f'{ds.BOX_HEADER}\nb.png,Mass,1,2,3,4\n{row}\n')
+    said = message(lambda: ds.read_boxes(path))
+    assert said.startswith(f'{path}, row 3') and reason in said
+    write_text(path, 'a,b,c\n1,2,3\n')
+    assert 'row 1' in message(lambda: ds.read_boxes(path)) and ds.BOX_HEADER in message(lambda: ds.read_boxes(path))
+
+
+def test_boxes_lie_inside_and_nih_boxes_are_scaled(folder):
+    ds.write_boxes(BOXES.assign(width=[100, 64]), make(folder)/'boxes.csv')
+    said = message(lambda: ChestDataset(folder))
+    assert f"{folder/'boxes.csv'}, row 2: the box reaches past the image" in said and 'BBox_List_2017.csv' in said
+    (folder/'boxes.csv').unlink()
+    ds.write_boxes(BOXES.assign(x=512., y=512., width=512., height=512.), folder/'BBox_List_2017.csv')
+    assert ChestDataset(folder).boxes[['x', 'y', 'width', 'height']].values.tolist() == [[32, 24, 32, 24]]*2
+
+
+# ---------------------------------------------------------------- the object
+
+def test_unknown_names(folder):
+    data = ChestDataset(make(folder))
+    for call in (lambda: data.open_image('nobody.png'), lambda: data.targets(['nobody.png', NAMES[0]]), lambda: data.subset(['nobody.png'])):
+        said = message(call)
+        assert "'nobody.png' is not an image of" in said and str(folder) in said and '`.table`' in said
+    assert 'Give every name once' in message(lambda: data.subset(NAMES + NAMES))
+
+
+def test_subset_keeps_order_and_follows_through(folder):
+    ds.write_segmentation(mask_frame(), make(folder)/'segmentation.csv')
+    ds.write_boxes(BOXES, folder/'boxes.csv')
+    data = ChestDataset(folder)
+    part = data.subset([NAMES[2], NAMES[0]])
+    assert list(part.table.image) == [NAMES[2], NAMES[0]] and len(part.boxes) == 1 and len(part.segmentation) == 2
+    np.testing.assert_array_equal(part.targets(), data.targets([NAMES[2], NAMES[0]]))
+    np.testing.assert_array_equal(part.mask(NAMES[0], 'Left Lung'), data.mask(NAMES[0], 'Left Lung'))
+    assert 'is not an image' in message(lambda: part.open_image(NAMES[1]))
+    assert len(data) == 3 and len(data.boxes) == 2
+
+
+def test_summary_and_repr(folder):
+    data = ChestDataset(make(folder))
+    summary = data.summary()
+    assert summary.loc[('all', 'images'), ['images', 'patients']].tolist() == [3, 2]
+    assert summary.loc[('class', 'Edema'), ['images', 'percent', 'patients']].tolist() == [1, 33.33, 1]
+    assert list(summary.loc['class'].index) == list(CLASSES)
+    assert summary.loc['view'].images.to_dict() == {'PA': 2, 'AP': 1} and summary.loc['sex'].images.to_dict() == {'F': 1, 'M': 2}
+    assert 'minimum 50, median 61, maximum 62' in summary.loc[('age', 'known'), 'note']
+    assert '3 NIH ChestX-ray14 images of 2 patients' in repr(data)
+    assert 'Hernia' in data._repr_html_() and '&lt;NA&gt;' not in data._repr_html_() and 'nan' not in data._repr_html_()
+
+
+def test_who_is_synthetic(tmp_path):
+    rows = [row.replace('0,1,5', '0,90000001,5').replace(',3,6', ',90000002,6') for row in ROWS]
+    synthetic, real = ChestDataset(make(tmp_path/'synthetic', rows)), ChestDataset(make(tmp_path/'nih'))
+    other = ChestDataset(make(tmp_path/'other', edited(0, '00000001_000.png', 'mine.png'), images=['mine.png', *NAMES[1:]]))
+    assert (synthetic.is_synthetic, real.is_synthetic, other.is_synthetic) == (True, False, False)
+    assert (synthetic.title_note, real.title_note, other.title_note) == ('synthetic', 'NIH ChestX-ray14', 'real')
+    assert synthetic.release == 'subset/unknown' and 'synthetic' in repr(synthetic)
+
+
+def test_embedded_dataset_is_found(folder, monkeypatch, tmp_path, embedded):
+    monkeypatch.setenv('CHESTNB_DATA', str(make(folder)))
+    assert ds.embedded_dataset() == folder
+    monkeypatch.setenv('CHESTNB_DATA', str(tmp_path))
+    assert 'CHESTNB_DATA' in message(ds.embedded_dataset)
+    monkeypatch.delenv('CHESTNB_DATA')
+    make(tmp_path/'project'/'dataset')
+    (tmp_path/'project'/'deep'/'er').mkdir(parents=True)
+    monkeypatch.chdir(tmp_path/'project'/'deep'/'er')
+    assert ds.embedded_dataset().resolve() == (tmp_path/'project'/'dataset').resolve()
+    if (embedded/'data.csv').exists():
+        monkeypatch.chdir(embedded.parent/'nbs')
+        assert ds.embedded_dataset().resolve() == embedded.resolve()
+
+
+def test_no_embedded_dataset(monkeypatch, tmp_path):
+    monkeypatch.delenv('CHESTNB_DATA', raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ds.importlib.util, 'find_spec', lambda name: type('Spec', (), {'origin': str(tmp_path/'site'/'chestnb'/'__init__.py')}))
+    assert 'chestnb_phantom --to dataset' in message(ds.embedded_dataset)
+
+
+def test_the_embedded_dataset(embedded):
+    if not (embedded/'data.csv').exists(): pytest.skip('the embedded data set has not been made yet: chestnb_phantom --to dataset')
+    data = ChestDataset(embedded)
+    assert data.is_synthetic and data.title_note == 'synthetic' and len(data.segmentation) == len(data)
+    for name in data.table.image[::100]:
+        assert np.nonzero(data.mask(name, 'Left Lung'))[1].mean() > np.nonzero(data.mask(name, 'Right Lung'))[1].mean()
+        assert data.open_image(name).size[::-1] == data.mask(name, 'Heart').shape
+
+
+# ---------------------------------------------------------------- the real metadata (inside torchxrayvision)
+
+def test_nih_metadata():
+    nih = ds.nih_metadata()
+    assert len(nih) == 112_120 and nih.patient_id.nunique() == 30_805 and nih.image.is_unique
+    assert {name: int(nih[name].sum()) for name in ('Hernia', 'Pneumonia', 'Infiltration', NO_FINDING)} == {
+        'Hernia': 227, 'Pneumonia': 1_431, 'Infiltration': 19_894, NO_FINDING: 60_361}
+    assert not nih.isna().any().any() and nih.view_position.value_counts().to_dict() == {'PA': 67_310, 'AP': 44_810}
+    nih.loc[0, 'age'] = -1
+    assert ds.nih_metadata().age[0] == 57   # a copy is handed out
+
+
+def test_nih_metadata_round_trip(tmp_path):
+    nih = ds.nih_metadata()
+    pd.testing.assert_frame_equal(ds.read_metadata(ds.write_metadata(nih, tmp_path/'nih.csv')), nih)
+
+
+def test_label_release():
+    nih = ds.nih_metadata()
+    assert ds.label_release(nih) == '2020' and ds.label_release(nih[:1000].reset_index(drop=True)) == '2020'
+    changed = nih.copy()
+    for name, count in ds.COUNTS_2017.items():   # a table with the counts of 2017
+        off = changed.index[changed[name]] if changed[name].sum() > count else changed.index[~changed[name]]
+        changed.loc[off[:abs(changed[name].sum() - count)], name] ^= True
+    assert ds.label_release(changed) == '2017' and ds.label_release(changed[:60000]) == 'subset/unknown'
+    shared, same = ds.compare_labels(changed)
+    assert shared == 112_120 and same < shared
+
+
+def test_nih_boxes():
+    boxes, nih = ds.nih_boxes(), ds.nih_metadata()
+    assert boxes.shape == (984, 6) and boxes.image.nunique() == 880 and (boxes.finding == 'Infiltration').sum() == 123
+    labels = nih.set_index('image')
+    assert all(labels.at[name, finding] for name, finding in zip(boxes.image, boxes.finding))
+    assert ds.is_official_test(nih[nih.image.isin(boxes.image)]).all()
+
+
+def test_missing_package(monkeypatch):
+    monkeypatch.setattr(ds.importlib.util, 'find_spec', lambda name: None)
+    assert 'pip install torchxrayvision' in message(lambda: ds.torchxrayvision_file('BBox_List_2017.csv.gz'))
+
+
+def test_official_split_counts():
+    nih = ds.nih_metadata()
+    test = ds.is_official_test(nih)
+    assert len(ds.official_test_patients()) == 2_797 and test.dtype == bool
+    assert (test.sum(), (~test).sum(), nih.patient_id[~test].nunique()) == (25_596, 86_524, 28_008)
+
+
+# ---------------------------------------------------------------- real material beside the repository
+
+def test_official_split_against_both_lists(shared_nih):
+    nih = ds.nih_metadata()
+    test = ds.is_official_test(nih)
+    assert set(nih.image[test]) == set((shared_nih/'test_list.txt').read_text().split())
+    assert set(nih.image[~test]) == set((shared_nih/'train_val_list.txt').read_text().split())
+
+
+def test_fifty_real_masks(shared_nih):
+    path = shared_nih/'chexmask_50.csv'
+    frame = ds.read_segmentation(path)
+    assert len(frame) == 50
+    for _, row in frame.iterrows():
+        masks = {s: ds.decode_mask(row[s], row.height, row.width) for s in STRUCTURES}
+        for structure, mask in masks.items():
+            assert mask.shape == (1024, 1024) and ds.encode_mask(mask) == row[structure]
+        centres = {s: np.nonzero(mask)[1].mean() for s, mask in masks.items()}
+        assert centres['Left Lung'] > centres['Heart'] > centres['Right Lung']   # the patient's left is on the image's right
+
+
+def test_fifty_real_masks_are_written_back(shared_nih, tmp_path):
+    path = shared_nih/'chexmask_50.csv'
+    written = ds.write_segmentation(ds.read_segmentation(path), tmp_path/'segmentation.csv')
+    pd.testing.assert_frame_equal(pd.read_csv(path), pd.read_csv(written))
+
+
+def test_real_dataset(shared_nih):
+    data = ChestDataset(shared_nih/'dataset')
+    assert (len(data), data.table.patient_id.nunique(), data.release, data.title_note) == (2_050, 1_682, '2020', 'NIH ChestX-ray14')
+    assert not data.is_synthetic and data.open_image(data.table.image[0]).size == (224, 224)
+
+
+def test_real_originals(shared_nih):
+    modes = set()
+    for path in sorted((shared_nih/'originals_1024').iterdir()):
+        with Image.open(path) as image: modes.add(image.mode)
+        grey = ds.read_image(path)
+        assert grey.mode == 'L' and grey.size == (1024, 1024)
+    assert modes == {'L', 'RGBA'}
+
+
+def test_real_boxes_beside_small_images(shared_nih, tmp_path):
+    "NIH's own box file, unchanged, beside images of 224 pixels."
+    boxes = ds.nih_boxes()
+    names = [path.name for path in (shared_nih/'dataset'/'images').iterdir() if path.name in set(boxes.image)][:5]
+    if not names: pytest.skip('none of the shared images has a box')
+    (tmp_path/'images').mkdir()
+    for name in names: shutil.copy(shared_nih/'dataset'/'images'/name, tmp_path/'images'/name)
+    nih = ds.nih_metadata()
+    ds.write_metadata(nih[nih.image.isin(names)], tmp_path/'data.csv')
+    ds.write_boxes(boxes, tmp_path/'BBox_List_2017.csv')
+    data = ChestDataset(tmp_path)
+    expected = boxes[boxes.image.isin(names)][['x', 'y', 'width', 'height']]*224/1024
+    np.testing.assert_allclose(data.boxes[['x', 'y', 'width', 'height']], expected)
