@@ -1,0 +1,254 @@
+"""Lesson 01: values on hand-made tables, and the known counts of the real NIH metadata."""
+import math
+import subprocess
+import sys
+
+import matplotlib
+matplotlib.use('Agg')
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from chestnb import eda
+from chestnb.dataset import CLASSES, FINDINGS, is_official_test, nih_metadata
+from chestnb.files import UserError
+
+
+def make_table(*rows):
+    table = pd.DataFrame(rows, columns=['patient_id', 'follow_up', 'labels'])
+    for name in CLASSES: table[name] = [name in labels.split('|') for labels in table['labels']]
+    table['view_position'], table['sex'], table['age'] = 'PA', 'F', 50.
+    return table.drop(columns='labels')
+
+
+@pytest.fixture
+def toy():
+    return make_table((1, 0, 'Mass'), (1, 1, 'Mass|Effusion'), (1, 2, 'No Finding'),
+                      (2, 0, 'Effusion'), (3, 0, 'No Finding'), (3, 1, 'No Finding'))
+
+
+@pytest.fixture(scope='module')
+def nih(): return nih_metadata()
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close('all')
+
+
+def test_finding_table_counts_images_and_patients(toy):
+    counts = eda.finding_table(toy)
+    assert list(counts.index[:1]) == ['No Finding'] and len(counts) == 15 and counts.index.is_unique
+    assert counts.loc['Mass', ['images', 'patients']].tolist() == [2, 1]
+    assert counts.loc['Effusion', ['images', 'patients']].tolist() == [2, 2]
+    assert counts.loc['Mass', 'image_share'] == pytest.approx(2 / 6)
+    assert counts.loc['Mass', 'patient_share'] == pytest.approx(1 / 3)
+    assert counts.loc['Mass', 'negatives_per_positive'] == pytest.approx(2)
+    assert np.isnan(counts.loc['Hernia', 'negatives_per_positive'])
+
+
+def test_finding_table_of_the_real_metadata(nih):
+    counts = eda.finding_table(nih)
+    known = {'No Finding': 60361, 'Infiltration': 19894, 'Effusion': 13317, 'Atelectasis': 11559, 'Nodule': 6331,
+             'Mass': 5782, 'Pneumothorax': 5302, 'Consolidation': 4667, 'Pleural_Thickening': 3385,
+             'Cardiomegaly': 2776, 'Emphysema': 2516, 'Edema': 2303, 'Fibrosis': 1686, 'Pneumonia': 1431, 'Hernia': 227}
+    assert counts['images'].to_dict() == known
+    assert counts.loc['Hernia', 'patients'] == 134 and counts.loc['Pneumothorax', 'patients'] == 1487
+
+
+def test_imbalance(toy, nih):
+    assert eda.imbalance_ratio(toy, ('Mass', 'Effusion')) == 1
+    assert math.isinf(eda.imbalance_ratio(toy))
+    assert eda.imbalance_ratio(nih) == pytest.approx(19894 / 227)
+    assert eda.imbalance_ratio(nih, CLASSES) == pytest.approx(60361 / 227)
+    assert eda.batches_without(toy, 2)['Mass'] == pytest.approx((4 / 6) ** 2)
+    assert eda.batches_without(nih, 32)['Hernia'] == pytest.approx(.937, abs=1e-3)
+
+
+def test_labels_per_image(toy, nih):
+    assert eda.labels_per_image(toy)['images'].to_dict() == {0: 3, 1: 2, 2: 1}
+    known = {0: 60361, 1: 91324 - 60361, 2: 14306, 3: 4856, 4: 1247, 5: 301, 6: 67, 7: 16, 8: 1, 9: 2}
+    per_image = eda.labels_per_image(nih)
+    assert per_image['images'].to_dict() == known
+    assert per_image['share'].sum() == pytest.approx(1)
+
+
+def test_cooccurrence(toy, nih):
+    pair = eda.cooccurrence(toy).set_index(['finding', 'other']).loc[('Effusion', 'Mass')]
+    assert pair['observed'] == 1 and pair['expected'] == pytest.approx(4 / 6) and pair['ratio'] == pytest.approx(1.5)
+    pairs = eda.cooccurrence(nih)
+    assert len(pairs) == 91
+    real = pairs.set_index(['finding', 'other'])
+    assert real.loc[('Pneumonia', 'Edema'), 'observed'] == 340
+    assert real.loc[('Pneumonia', 'Edema'), 'ratio'] == pytest.approx(11.57, abs=.01)
+    for row in pairs.sample(5, random_state=0).itertuples():
+        assert row.observed == (nih[row.finding] & nih[row.other]).sum()
+        assert row.expected == pytest.approx(nih[row.finding].mean() * nih[row.other].sum())
+
+
+def test_cooccurrence_within_a_column_removes_its_effect():
+    "Two findings that are independent in each view but frequent in the same one"
+    rng = np.random.default_rng(0)
+    table = make_table(*[(i, 0, 'No Finding') for i in range(40_000)])
+    table['view_position'] = np.where(np.arange(len(table)) % 2, 'AP', 'PA')
+    chance = np.where(table['view_position'] == 'AP', .3, .03)
+    for name in ('Edema', 'Effusion'): table[name] = rng.random(len(table)) < chance
+    ratio = lambda within: eda.cooccurrence(table, within).set_index(['finding', 'other']).loc[('Effusion', 'Edema'), 'ratio']
+    assert ratio(None) > 1.5
+    assert ratio('view_position') == pytest.approx(1, abs=.1)
+
+
+def test_wilson_interval():
+    low, high = eda.wilson_interval(.5, 100)
+    assert (low, high) == pytest.approx((.4038, .5962), abs=1e-4)
+    assert eda.wilson_interval(0., 100) == pytest.approx((0, .0370), abs=1e-4)
+    assert eda.wilson_interval(1., 100)[1] == pytest.approx(1)
+    lows, highs = eda.wilson_interval(np.array([.1, .2]), np.array([50, 500]))
+    assert (lows < [.1, .2]).all() and (highs > [.1, .2]).all()
+
+
+def test_clustered_interval_ignores_copies_and_equals_wilson_for_single_images():
+    present, patients = np.array([1, 0, 0, 0] * 25), np.arange(100)
+    once = eda.prevalence_interval(present, patients)
+    copied = eda.prevalence_interval(np.tile(present, 4), np.tile(patients, 4))
+    assert once[:3] == pytest.approx(copied[:3], abs=1e-9)
+    assert once[1:3] == pytest.approx(eda.wilson_interval(.25, 100), abs=2e-3)
+    share, low, high, effective = eda.prevalence_interval(np.zeros(50), np.repeat([1, 2, 3, 4, 5], 10))
+    assert share == low == 0 and 0 < high < 1 and effective == 5
+
+
+def test_clustered_interval_covers():
+    "Patients with their own rate: the 95 % interval holds the true rate in about 95 % of the samples"
+    rng, hits, naive = np.random.default_rng(1), 0, 0
+    for _ in range(400):
+        patients = np.repeat(np.arange(150), rng.integers(1, 12, 150))
+        rate = rng.beta(.4, 1.6, 150)[patients]              # mean .2
+        present = rng.random(len(patients)) < rate
+        share, low, high, _ = eda.prevalence_interval(present, patients)
+        hits += low <= .2 <= high
+        low, high = eda.wilson_interval(share, len(patients))
+        naive += low <= .2 <= high
+    assert .91 <= hits / 400 <= .98
+    assert naive < hits - 40
+
+
+def test_prevalence_by(toy, nih):
+    toy['view_position'] = ['PA', 'AP', 'AP', 'PA', 'PA', 'PA']
+    by_view = eda.prevalence_by(toy, 'view_position').set_index(['view_position', 'finding'])
+    assert by_view.loc[('AP', 'Mass'), ['images', 'positives', 'prevalence']].tolist() == [2, 1, .5]
+    assert ((by_view['low'] <= by_view['prevalence']) & (by_view['prevalence'] <= by_view['high'])).all()
+    real = eda.prevalence_by(nih, 'view_position').set_index(['view_position', 'finding'])['prevalence']
+    assert real[('AP', 'Edema')] == pytest.approx(.0452, abs=1e-4)
+    assert real[('PA', 'Edema')] == pytest.approx(.0041, abs=1e-4)
+
+
+def test_prevalence_by_a_series_and_unknown_group(toy):
+    toy.loc[5, 'age'] = np.nan
+    by_age = eda.prevalence_by(toy, eda.age_band(toy['age']), findings=('Mass',))
+    assert by_age['age_band'].tolist() == ['40–59', 'unknown']
+    assert by_age['images'].sum() == len(toy)
+
+
+def test_age_band():
+    ages = pd.Series([0, 17, 18, 39, 40, 59.5, 60, 95])
+    assert eda.age_band(ages).tolist() == ['0–17', '0–17', '18–39', '18–39', '40–59', '40–59', '60+', '60+']
+    assert eda.age_band(ages).cat.ordered
+    with pytest.raises(UserError, match='increasing'): eda.age_band(ages, (0, 40, 18))
+    with pytest.raises(UserError, match='youngest age is -3'): eda.age_band(pd.Series([-3.]))
+
+
+def test_images_per_patient(toy, nih):
+    assert eda.images_per_patient(toy).to_dict() == {1: 3, 3: 2, 2: 1}
+    per_patient = eda.images_per_patient(nih)
+    assert (len(per_patient), per_patient.max(), (per_patient == 1).sum()) == (30805, 184, 17503)
+    assert per_patient.mean() == pytest.approx(3.64, abs=.01)
+
+
+def test_consecutive_images_do_not_depend_on_row_order(toy, nih):
+    before, after = eda.consecutive_images(toy.sample(frac=1, random_state=3))
+    assert list(zip(before['patient_id'], before['follow_up'], after['follow_up'])) == [(1, 0, 1), (1, 1, 2), (3, 0, 1)]
+    assert len(eda.consecutive_images(nih)[0]) == 112120 - 30805
+    alone = make_table((1, 0, 'Mass'), (2, 0, 'Mass'))
+    assert [len(part) for part in eda.consecutive_images(alone)] == [0, 0]
+    assert eda.persistence(alone)['persistence'].isna().all()
+
+
+def test_persistence(toy, nih):
+    result = eda.persistence(toy)
+    assert result.loc['Mass', 'persistence'] == .5 and result.loc['Effusion', 'persistence'] == 0
+    assert result.loc['Effusion', ['appearance', 'new_images']].tolist() == [.5, 1]
+    assert np.isnan(result.loc['Hernia', 'persistence'])
+    real = eda.persistence(nih)
+    assert real.index[0] == 'Pneumothorax' and real.index[-1] == 'Pneumonia'
+    assert real.loc['Pneumothorax', 'persistence'] == pytest.approx(.5557, abs=1e-4)
+    assert real.loc['Fibrosis', 'persistence'] == pytest.approx(.1967, abs=1e-4)
+    assert (real['persistence_pairs'] + real['appearance_pairs'] == 112120 - 30805).all()
+
+
+def test_after_first_label(toy, nih):
+    mass = eda.after_first_label(toy).loc['Mass']
+    assert mass.tolist() == [2, .5, .5]
+    fibrosis = eda.after_first_label(nih).loc['Fibrosis']
+    assert fibrosis['later_images'] == 6511 and fibrosis['labelled_again'] == pytest.approx(.0654, abs=1e-4)
+
+
+def test_split_shift(nih):
+    in_test = is_official_test(nih)
+    shift = eda.split_shift(nih, in_test)
+    assert shift.loc['Pneumothorax', ['train', 'test']].tolist() == pytest.approx([.0305, .1041], abs=1e-4)
+    assert (shift.drop('No Finding')['ratio'] > 1).all() and shift.loc['No Finding', 'ratio'] < 1
+    population = eda.population_shift(nih, in_test)
+    assert population.loc['images'].tolist() == [86524, 25596]
+    assert population.loc['patients'].tolist() == [28008, 2797]
+    assert population.loc['images per patient'].tolist() == pytest.approx([3.09, 9.15], abs=.01)
+    assert population.loc['AP views, %'].tolist() == pytest.approx([35, 57], abs=.7)
+
+
+@pytest.mark.parametrize('value', [True, False])
+def test_split_shift_needs_both_parts(toy, value):
+    with pytest.raises(UserError, match='both parts'): eda.split_shift(toy, pd.Series(value, toy.index))
+
+
+def test_all_negative_accuracy(toy, nih):
+    assert eda.all_negative_accuracy(toy) == pytest.approx(1 - 4 / (6 * 14))
+    assert eda.all_negative_accuracy(nih) == pytest.approx(.9483, abs=1e-4)
+
+
+@pytest.mark.parametrize('call', [
+    eda.finding_table, eda.labels_per_image, eda.cooccurrence, eda.images_per_patient, eda.persistence,
+    eda.after_first_label, eda.imbalance_ratio, eda.batches_without, eda.all_negative_accuracy,
+    lambda table: eda.prevalence_by(table, 'sex'), lambda table: eda.split_shift(table, pd.Series(dtype=bool))])
+def test_bad_tables_are_named(call, toy):
+    with pytest.raises(UserError, match='lacks the column'): call(pd.DataFrame({'image': ['a.png']}))
+    with pytest.raises(UserError, match='0 rows'): call(toy[:0])
+
+
+def test_every_figure_draws_and_names_its_source(toy, nih):
+    toy_and_real = [toy, nih.iloc[:3000]]
+    for table in toy_and_real:
+        half = pd.Series(np.arange(len(table)) % 2 == 0, table.index)
+        axes = [eda.plot_finding_counts(eda.finding_table(table), 'synthetic'),
+                eda.plot_labels_per_image(eda.labels_per_image(table), 'synthetic'),
+                eda.plot_cooccurrence(eda.cooccurrence(table), 'synthetic'),
+                eda.plot_prevalence(eda.prevalence_by(table, 'sex'), 'By sex', 'synthetic'),
+                eda.plot_images_per_patient(eda.images_per_patient(table), 'synthetic'),
+                eda.plot_persistence(eda.persistence(table), 'synthetic'),
+                eda.plot_split_shift(eda.split_shift(table, half), 'synthetic')]
+        for ax in axes:
+            assert ax.get_title().endswith('(synthetic)')
+            assert ax.get_xlabel() or ax.get_xticklabels()
+            ax.figure.canvas.draw()
+        plt.close('all')
+
+
+def test_a_given_axes_is_used(toy):
+    _, ax = plt.subplots()
+    assert eda.plot_finding_counts(eda.finding_table(toy), ax=ax) is ax
+    assert ax.get_title() and '(' not in ax.get_title()
+
+
+def test_import_needs_no_torch():
+    code = "import sys, chestnb.eda; assert not {'torch', 'fastai', 'torchxrayvision'} & set(sys.modules)"
+    subprocess.run([sys.executable, '-c', code], check=True)
