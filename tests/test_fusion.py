@@ -1,0 +1,250 @@
+"""The fusion model: shapes, attention, configuration, errors and losses, on small backbones (no download)."""
+import json, math, time
+import numpy as np, pytest, torch, torch.nn.functional as F
+from hypothesis import given, settings, strategies as st
+from chestnb.files import UserError
+from chestnb import fusion
+from chestnb.fusion import (ATTENTIONS, LOSSES, REFERENCE_FUSION, SMALL_FUSION, Asymmetric, BCE, Branch, Focal, FusionModel,
+                            align_grids, branch_config, check_backbone, draw_architecture, fusion_parameter_groups,
+                            layer_table, make_attention, make_loss, position_code, set_prior)
+
+ALL = ATTENTIONS + ('none',)
+PAIRS = {'different widths': (('test_resnet', 'test_byobnet'), -1),
+         'different strides': (('test_resnet', 'test_efficientnet'), [-2, -1]),
+         'with a ViT': (('test_vit', 'test_resnet'), -1),
+         'with channels last': (('mambaout_femto', 'test_resnet'), [-2, -1])}
+
+def model_of(branches=('test_resnet', 'test_byobnet'), seed=0, reduced_channels=16, **arguments):
+    torch.manual_seed(seed)
+    return FusionModel(branches, reduced_channels=reduced_channels, **arguments)
+
+def batch(n=2, height=64, width=64, seed=0):
+    return torch.randn(n, 1, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize('attention', ALL)
+@pytest.mark.parametrize('pair', PAIRS)
+def test_every_attention_on_every_pair_trains_all_parameters(attention, pair):
+    branches, stages = PAIRS[pair]
+    model = model_of(branches, attention=attention, branch_stages=stages)
+    optimizer, moved = torch.optim.SGD(model.parameters(), lr=0.1), {}
+    for step in range(2): # timm starts some residual branches at zero: their inner weights move from the second step on
+        optimizer.zero_grad()
+        F.binary_cross_entropy_with_logits(model(batch(4, 97, 131, seed=step)), torch.ones(4, 14)).backward()
+        for name, p in model.named_parameters():
+            assert p.grad is not None and p.grad.isfinite().all(), name
+            moved[name] = moved.get(name, False) or bool(p.grad.abs().sum() > 0)
+        optimizer.step()
+    assert not [name for name, did in moved.items() if not did]
+    assert model.eval()(batch(1)).shape == (1, 14)
+    largest = [max(sizes) for sizes in zip(*(b(batch(1, 97, 131)).shape[2:] for b in model.branches))]
+    assert list(model.fused_features(batch(1, 97, 131)).shape) == [1, 32, *largest]
+
+
+@pytest.mark.parametrize('size', [(33, 64), (50, 71), (128, 128), (160, 96)])
+@pytest.mark.parametrize('branches', [('test_resnet',), ('test_vit', 'test_byobnet')])
+def test_any_image_size(size, branches):
+    model = model_of(branches, attention='finding_query').eval()
+    assert model(batch(2, *size)).shape == (2, 14)
+    maps = model.attention_maps(batch(2, *size))
+    assert (maps >= 0).all() and torch.allclose(maps.sum((2, 3)), torch.ones(2, 14), atol=1e-5)
+
+
+def test_images_do_not_influence_each_other_in_eval():
+    for attention in ALL:
+        model, images = model_of(attention=attention).eval(), batch(5)
+        order = torch.tensor([3, 0, 4, 1, 2])
+        with torch.no_grad():
+            together, alone = model(images), torch.cat([model(image[None]) for image in images])
+            assert torch.allclose(together, alone, atol=1e-4)
+            assert torch.allclose(model(images[order]), together[order], atol=1e-4)
+
+
+def test_channels_last_and_half_precision():
+    for attention in ALL:
+        model, images = model_of(attention=attention).eval(), batch()
+        with torch.no_grad():
+            expected = model(images)
+            assert torch.allclose(model.to(memory_format=torch.channels_last)(images.to(memory_format=torch.channels_last)), expected, atol=1e-4)
+            with torch.autocast('cpu', dtype=torch.bfloat16): half = model(images)
+        assert half.dtype == torch.float32 and torch.allclose(half, expected, atol=0.2)
+
+
+def test_fastai_tensors_are_taken():
+    from fastai.torch_core import TensorImageBW, TensorMultiCategory
+    model = model_of()
+    loss = make_loss('focal')(model(TensorImageBW(batch())), TensorMultiCategory(torch.ones(2, 14)))
+    loss.backward()
+    assert loss.isfinite()
+
+
+def test_branch_alone_is_the_same_class():
+    config = model_of(branch_stages=[-2, -1]).config
+    first, second = (model_of(**branch_config(config, i)) for i in (0, 1))
+    assert first.config == config | {'branches': ['test_resnet'], 'branch_stages': [-2]}
+    assert second.config == config | {'branches': ['test_byobnet'], 'branch_stages': [-1]}
+    assert first(batch()).shape == (2, 14) and first.branches[0].stride == 16
+    for wrong in (2, -1):
+        with pytest.raises(UserError, match='counted from 0'): branch_config(config, wrong)
+
+
+def test_config_survives_json_and_seed_gives_the_same_weights():
+    model = model_of(attention='cbam', dropout=0.2, branch_stages=[-2, -1])
+    torch.manual_seed(0)
+    again = FusionModel.from_config(json.loads(json.dumps(model.config)))
+    assert again.config == model.config
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values()))
+    again.load_state_dict(model.state_dict())
+    assert any(not torch.equal(a, b) for a, b in zip(model.parameters(), model_of(attention='cbam', seed=1).parameters()))
+
+
+def test_reference_and_small_configurations():
+    reference = FusionModel.from_config(REFERENCE_FUSION, load_weights=False)
+    assert reference.config == REFERENCE_FUSION
+    table = layer_table(reference, 224)
+    assert table['shape'].tolist() == ['1×224×224', '1024×7×7', '1024×7×7', '2048×7×7', '1024×7×7', '2048×7×7', '2048×7×7', '2048', '14']
+    assert table.parameters.sum() == sum(p.numel() for p in reference.parameters())
+    assert 'in the backbones' in draw_architecture(reference).axes[0].get_title()
+    assert FusionModel(**SMALL_FUSION).config == SMALL_FUSION
+    assert len(SMALL_FUSION['branches']) == 2 and SMALL_FUSION['pretrained'] is False
+
+
+def test_parameter_groups_partition_the_parameters():
+    model = model_of(attention='cbam')
+    backbone, new = fusion_parameter_groups(model)
+    ids = [id(p) for p in backbone + new]
+    assert len(ids) == len(set(ids)) and set(ids) == {id(p) for p in model.parameters()}
+    assert id(model.head.weight) in {id(p) for p in new} and id(next(model.branches[1].parameters())) in {id(p) for p in backbone}
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (dict(branches='resnet50'), r"such as \('resnet50',\)"), (dict(branches=()), 'list of timm names'),
+    (dict(branches=('resnt50',)), 'Did you mean resnet50'), (dict(branches=(3,)), 'not a timm model'),
+    (dict(branches=('mixer_s32_224',)), 'cannot take images of any size'), (dict(branches=('test_resnet',), branch_stages=-9), 'gives no feature map'),
+    (dict(attention='magic'), 'choose one of'), (dict(attention=None), 'choose one of'), (dict(reduced_channels=0), 'reduced_channels'),
+    (dict(n_findings=0), 'n_findings'), (dict(dropout=1), 'dropout'), (dict(branch_stages=[-1]), 'branch_stages'),
+    (dict(branch_stages=0), 'branch_stages')])
+def test_bad_arguments_say_what_to_do(arguments, message):
+    with pytest.raises(UserError, match=message): FusionModel(**{'branches': ('test_resnet', 'test_vit'), 'reduced_channels': 16} | arguments)
+
+
+def test_bad_configurations_and_batches():
+    with pytest.raises(UserError, match='keys among branches'): FusionModel.from_config({'branch': 'resnet50'})
+    model = model_of()
+    for wrong in (torch.zeros(2, 3, 64, 64), torch.zeros(1, 64, 64), torch.zeros(2, 1, 16, 64)):
+        with pytest.raises(UserError, match='must have the shape'): model(wrong)
+    with pytest.raises(UserError, match="attention='finding_query'"): model.attention_maps(batch())
+
+
+def test_pretrained_offline_is_refused_quickly_and_usefully(monkeypatch, tmp_path):
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path))
+    def unreachable(*args, **kwargs): raise OSError('no route')
+    monkeypatch.setattr(fusion.socket, 'create_connection', unreachable)
+    monkeypatch.setattr(fusion, 'getproxies', dict)
+    start = time.perf_counter()
+    with pytest.raises(UserError, match='pretrained=False') as error: FusionModel(('test_resnet',), pretrained=True)
+    assert time.perf_counter() - start < 20 and 'huggingface.co/timm/test_resnet' in str(error.value)
+    config = model_of(('test_resnet',)).config | {'pretrained': True}
+    assert FusionModel.from_config(config, load_weights=False).config['pretrained'] is True
+    from huggingface_hub import constants
+    assert constants.HF_HUB_OFFLINE in (False, True) and check_backbone('test_resnet') == 'test_resnet'
+
+
+def test_grey_first_convolution_is_the_sum_of_the_colours(tmp_path):
+    import timm
+    from safetensors.torch import save_file
+    colour = timm.create_model('test_resnet')
+    save_file(colour.state_dict(), tmp_path/'model.safetensors')
+    grey = timm.create_model('test_resnet', in_chans=1, pretrained=True, pretrained_cfg_overlay=dict(file=str(tmp_path/'model.safetensors')))
+    images = batch()
+    with torch.no_grad(): assert torch.allclose(grey.eval()(images), colour.eval()(images.repeat(1, 3, 1, 1)), atol=1e-4)
+
+
+def shuffle(x, order): return x.flatten(2)[:, :, order].view_as(x)
+
+def test_which_attention_knows_places():
+    torch.manual_seed(0)
+    x, order = torch.randn(2, 32, 4, 4), torch.randperm(16)
+    blind = {name: torch.allclose(block(shuffle(x, order)), shuffle(block(x), order), atol=1e-4)
+             for name in ALL for block in [make_attention(name, 32).eval()]}
+    assert blind == dict(squeeze_excitation=True, cbam=False, self_attention=False, finding_query=False, none=True)
+
+
+def test_zero_queries_are_average_pooling():
+    asking, plain = model_of(attention='finding_query').eval(), model_of(attention='none').eval()
+    plain.load_state_dict({k: v for k, v in asking.state_dict().items() if not k.startswith('attention')})
+    torch.nn.init.zeros_(asking.attention.query)
+    with torch.no_grad(): assert torch.allclose(asking(batch()), plain(batch()), atol=1e-5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 8))
+def test_position_code_at_any_grid(height, width, quarter):
+    code = position_code(4*quarter, height, width)
+    assert code.shape == (4*quarter, height, width) and code.abs().max() <= 1 + 1e-6
+    assert torch.allclose(code, position_code(4*quarter, 3*height, 3*width)[:, 1::3, 1::3], atol=1e-4)
+
+
+def test_align_grids_keeps_the_finest():
+    maps = align_grids([torch.rand(1, 2, 4, 9), torch.rand(1, 3, 8, 5)])
+    assert [tuple(m.shape) for m in maps] == [(1, 2, 8, 9), (1, 3, 8, 9)]
+
+
+def test_prior():
+    prevalence = np.linspace(0.01, 0.5, 14); prevalence.setflags(write=False)
+    model = set_prior(model_of(), prevalence)
+    assert np.allclose(model.head.bias.detach().sigmoid().numpy(), prevalence, atol=1e-5)
+    assert set_prior(model, [0.]*14).head.bias.isfinite().all()
+    for wrong in ([0.5]*13, [1.5]*14, [math.nan]*14):
+        with pytest.raises(UserError, match='14 shares'): set_prior(model, wrong)
+
+
+def by_formula(name, p, target, weights):
+    "The papers' formulas in float64, for probabilities that are neither 0 nor 1."
+    t, w = target.double(), weights.double()
+    if name in ('bce', 'weighted_bce'): return -((w if name == 'weighted_bce' else 1)*t*p.log() + (1 - t)*(1 - p).log())
+    if name == 'focal': return -(0.8*t*(1 - p)**4*p.log() + 0.2*(1 - t)*p**4*(1 - p).log())
+    shifted = (p - 0.05).clamp(min=0)
+    return -(t*(1 - p)*p.log() + (1 - t)*shifted**4*(1 - shifted).log())
+
+@pytest.mark.parametrize('name', LOSSES)
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_losses_follow_the_formulas(name, seed):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(5, 14, generator=generator)*4
+    targets, weights = torch.randint(0, 2, (5, 14), generator=generator), torch.rand(14, generator=generator)*10 + 1
+    value = make_loss(name, weights)(logits, targets)
+    assert math.isclose(value.item(), by_formula(name, logits.double().sigmoid(), targets, weights).mean().item(), rel_tol=1e-3, abs_tol=1e-6)
+
+
+@pytest.mark.parametrize('name', LOSSES)
+def test_losses_and_gradients_are_finite_at_extremes(name):
+    logits = torch.tensor([[-1e4, -90., -20., 0., 20., 90., 1e4]]*2, requires_grad=True)
+    make_loss(name, torch.full((7,), 5.))(logits, torch.stack([torch.zeros(7), torch.ones(7)])).backward()
+    assert logits.grad.isfinite().all()
+    assert (logits.grad[0] >= 0).all() and (logits.grad[1] <= 1e-6).all() or name == 'focal'
+
+
+def test_special_cases_are_cross_entropy():
+    logits, targets = torch.randn(6, 14), (torch.rand(6, 14) > 0.7).float()
+    assert torch.allclose(Focal(0.5, 0)(logits, targets), BCE()(logits, targets)/2, atol=1e-6)
+    assert torch.allclose(Asymmetric(0, 0, 0)(logits, targets), BCE()(logits, targets), atol=1e-6)
+    assert torch.allclose(Asymmetric(2, 2, 0)(logits, targets), 2*Focal(0.5, 2)(logits, targets), atol=1e-6)
+
+
+def test_loss_errors():
+    with pytest.raises(UserError, match='same shape'): make_loss('focal')(torch.zeros(2, 14), torch.zeros(2, 1))
+    with pytest.raises(UserError, match='needs positive_weights'): make_loss('weighted_bce')
+    with pytest.raises(UserError, match='choose one of'): make_loss('hinge')
+
+
+@pytest.mark.parametrize('attention', ALL)
+def test_a_few_steps_lower_the_loss(attention):
+    model, images = model_of(attention=attention), batch(8, seed=3)
+    targets = (torch.rand(8, 14, generator=torch.Generator().manual_seed(4)) < 0.4).float()
+    optimizer, loss = torch.optim.AdamW(model.parameters(), lr=5e-3), BCE()
+    first = loss(model(images), targets).item()
+    for _ in range(15):
+        optimizer.zero_grad(); value = loss(model(images), targets); value.backward(); optimizer.step()
+    assert value.item() < 0.85*first
