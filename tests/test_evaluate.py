@@ -1,0 +1,377 @@
+"Predictions, scores, intervals, comparison and the ROC figure."
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from chestnb.dataset import CLASSES, FINDINGS, FIRST_SYNTHETIC_PATIENT, NO_FINDING
+from chestnb.evaluate import (COLUMNS, IMAGE, compare_models, data_note, interval, patient_bootstrap, plot_roc, prediction_arrays,
+                              predictions_frame, prevalence_baseline, protocol_rows, read_predictions, readable_scores,
+                              resample_weights, save_evaluation, score_note, score_table, write_predictions)
+from chestnb.files import UserError
+
+
+def made_up(n_patients=40, per_patient=3, seed=0, prevalence=.25, first=1):
+    "A table and predictions with some skill; images of a patient are alike."
+    random = np.random.default_rng(seed)
+    patients = np.repeat(np.arange(n_patients), per_patient)
+    truth = (random.random((n_patients, 14)) < prevalence)[patients]
+    habit = random.normal(size=(n_patients, 14))[patients]
+    scores = 1/(1 + np.exp(-(truth + habit + .1*random.normal(size=truth.shape))))
+    table = pd.DataFrame({'image': [f'{p + first:08d}_{i % per_patient:03d}.png' for i, p in enumerate(patients)],
+                          'patient_id': patients + first})
+    table[list(FINDINGS)] = truth
+    table[NO_FINDING] = ~truth.any(axis=1)
+    return table, predictions_frame(table['image'], scores)
+
+
+@pytest.fixture(scope='module')
+def data(): return made_up()
+
+
+def changed(predictions, **columns): return predictions.assign(**columns)
+
+
+# -- predictions
+
+def test_round_trip_is_exact(data, tmp_path):
+    _, predictions = data
+    written = write_predictions(predictions, tmp_path/'sub'/'predictions.csv')
+    pd.testing.assert_frame_equal(read_predictions(written), predictions)
+    assert tuple(pd.read_csv(written).columns) == COLUMNS
+    assert [path.name for path in written.parent.iterdir()] == ['predictions.csv']
+
+
+def test_float32_keeps_its_value(tmp_path):
+    scores = np.random.default_rng(0).random((20, 14), dtype=np.float32)
+    frame = predictions_frame([f'{i}.png' for i in range(20)], scores)
+    back = read_predictions(write_predictions(frame, tmp_path/'p.csv'))
+    np.testing.assert_array_equal(back[list(COLUMNS[1:])].to_numpy().astype(np.float32), scores)
+
+
+def test_arrays_follow_the_table_whatever_the_order(data):
+    table, predictions = data
+    targets, scores, patients = prediction_arrays(predictions.sample(frac=1, random_state=3), table)
+    np.testing.assert_array_equal(scores, predictions[list(COLUMNS[1:])])
+    np.testing.assert_array_equal(targets, table[list(FINDINGS)])
+    np.testing.assert_array_equal(patients, table['patient_id'])
+
+
+def test_missing_extra_and_duplicated_images(data):
+    table, predictions = data
+    name = table['image'].iloc[5]
+    with pytest.raises(UserError, match=f'1 of the table.*120 images have no prediction: {name}'):
+        score_table(predictions.drop(index=5), table)
+    with pytest.raises(UserError, match=f'1 predicted images are not in the table: {name}'):
+        score_table(predictions, table.drop(index=5))
+    with pytest.raises(UserError, match=f'more than one row for {name}'):
+        score_table(pd.concat([predictions, predictions.iloc[[5]]]), table)
+    with pytest.raises(UserError, match=f'table has more than one row for {name}'):
+        score_table(predictions, pd.concat([table, table.iloc[[5]]]))
+
+
+@pytest.mark.parametrize('value, says', [(np.nan, 'not a number'), ('high', 'not a number'), (1.5, 'outside 0 to 1.*sigmoid'),
+                                         (-.01, 'outside 0 to 1'), (np.inf, 'outside 0 to 1')])
+def test_bad_values_name_image_and_finding(data, tmp_path, value, says):
+    table, predictions = data
+    column = predictions['prob_Edema'].astype(object)
+    column.iloc[7] = value
+    bad = changed(predictions, prob_Edema=column)
+    for call in (lambda: score_table(bad, table), lambda: write_predictions(bad, tmp_path/'p.csv'),
+                 lambda: plot_roc(bad, table), lambda: compare_models({'bad': bad}, table)):
+        with pytest.raises(UserError, match=f'prob_Edema of {predictions[IMAGE].iloc[7]}.*{says}'): call()
+    assert not (tmp_path/'p.csv').exists()
+
+
+def test_only_the_first_bad_values_are_listed(data):
+    table, predictions = data
+    with pytest.raises(UserError, match=r'\(120 values in all\)') as error:
+        score_table(changed(predictions, prob_Hernia=-3.), table)
+    assert len(str(error.value)) < 400
+
+
+def test_missing_columns_and_files(data, tmp_path):
+    _, predictions = data
+    predictions.drop(columns='prob_Mass').to_csv(tmp_path/'p.csv', index=False)
+    with pytest.raises(UserError, match='p.csv: no column prob_Mass'): read_predictions(tmp_path/'p.csv')
+    with pytest.raises(UserError, match='no such file'): read_predictions(tmp_path/'none.csv')
+    (tmp_path/'empty.csv').write_text('')
+    with pytest.raises(UserError, match='empty.csv: cannot be read'): read_predictions(tmp_path/'empty.csv')
+    (tmp_path/'header.csv').write_text(','.join(COLUMNS) + '\n')
+    with pytest.raises(UserError, match='no rows'): read_predictions(tmp_path/'header.csv')
+    (tmp_path/'image.csv').write_bytes(bytes(range(128, 256))*10)
+    with pytest.raises(UserError, match='image.csv'): read_predictions(tmp_path/'image.csv')
+    with pytest.raises(UserError, match='shape'): predictions_frame(['a.png'], np.zeros((1, 13)))
+
+
+def test_other_columns_and_column_order_do_not_matter(data):
+    table, predictions = data
+    other = predictions[list(COLUMNS)[::-1]].assign(**{'prob_No Finding': 7.})
+    pd.testing.assert_frame_equal(score_table(other, table, 20), score_table(predictions, table, 20))
+
+
+# -- scores
+
+def test_scores_equal_scikit_learn(data):
+    table, predictions = data
+    targets, scores, _ = prediction_arrays(predictions, table)
+    result = score_table(predictions, table, n_resamples=0)
+    assert list(result.index) == [*FINDINGS, 'macro', 'micro']
+    np.testing.assert_allclose(result['auroc'].iloc[:14], roc_auc_score(targets, scores, average=None), atol=1e-12)
+    np.testing.assert_allclose(result['average_precision'].iloc[:14], average_precision_score(targets, scores, average=None), atol=1e-12)
+    for kind in ('macro', 'micro'):
+        assert result.loc[kind, 'auroc'] == pytest.approx(roc_auc_score(targets, scores, average=kind), abs=1e-12)
+        assert result.loc[kind, 'average_precision'] == pytest.approx(average_precision_score(targets, scores, average=kind), abs=1e-12)
+    assert result[['auroc_low', 'auroc_high', 'ap_low', 'ap_high']].isna().all().all()
+    assert 'resamples' not in score_note(result)
+
+
+def test_counts(data):
+    table, predictions = data
+    row = score_table(predictions, table, n_resamples=0).loc['Edema']
+    assert row['images'] == 120 and row['patients'] == 40
+    assert row['positives'] == table['Edema'].sum() and row['prevalence'] == table['Edema'].mean()
+    assert row['positive_patients'] == table.loc[table['Edema'], 'patient_id'].nunique()
+    assert row['patient_prevalence'] == row['positive_patients']/40
+
+
+def test_bootstrap_equals_the_plain_loop(data):
+    table, predictions = data
+    targets, scores, patients = prediction_arrays(predictions, table)
+    fast = patient_bootstrap(targets, scores, patients, n_resamples=40, seed=5)
+    number, weights = resample_weights(patients, 40, seed=5)
+    for i, column in enumerate(weights.T):
+        rows = np.concatenate([np.flatnonzero(number == patient).repeat(times) for patient, times in enumerate(column)])
+        t, s = targets[rows], scores[rows]
+        for name, function in (('auroc', roc_auc_score), ('average_precision', average_precision_score)):
+            np.testing.assert_allclose(fast[name][i, :14], function(t, s, average=None), atol=1e-12)
+            assert fast[name][i, 14] == pytest.approx(function(t, s, average='macro'), abs=1e-12)
+            assert fast[name][i, 15] == pytest.approx(function(t, s, average='micro'), abs=1e-12)
+
+
+def test_patients_are_drawn_whole(data):
+    table, _ = data
+    number, weights = resample_weights(table['patient_id'].to_numpy(), 50)
+    assert weights.shape == (40, 50) and (weights.sum(axis=0) == 40).all()
+    assert len(np.unique(number)) == 40
+    _, by_image = resample_weights(table['patient_id'].to_numpy(), 50, unit='image')
+    assert by_image.shape == (120, 50)
+
+
+def test_same_seed_same_intervals_in_any_order(data):
+    table, predictions = data
+    first = score_table(predictions, table, 50, seed=2)
+    again = score_table(predictions.sample(frac=1, random_state=0), table.sample(frac=1, random_state=1), 50, seed=2)
+    pd.testing.assert_frame_equal(first, again, check_exact=False, rtol=1e-12)
+    assert not np.allclose(first['auroc_low'], score_table(predictions, table, 50, seed=3)['auroc_low'])
+
+
+def width(scores): return scores['auroc_high'] - scores['auroc_low']
+
+
+def test_image_level_intervals_are_too_narrow_on_clustered_images():
+    table, predictions = made_up(n_patients=60, per_patient=6)
+    patients, images = (width(score_table(predictions, table, 400, unit=unit)) for unit in ('patient', 'image'))
+    assert (patients > images).all()
+    assert (patients/images).mean() > 1.7
+
+
+def test_copies_of_images_do_not_narrow_patient_intervals(data):
+    table, predictions = data
+    copies = table.assign(image='copy_' + table['image']), predictions.assign(**{IMAGE: 'copy_' + predictions[IMAGE]})
+    doubled = [pd.concat([one, two], ignore_index=True) for one, two in zip((table, predictions), copies)]
+    once, twice = score_table(predictions, table, 100), score_table(doubled[1], doubled[0], 100)
+    np.testing.assert_allclose(once[['auroc_low', 'auroc_high']], twice[['auroc_low', 'auroc_high']], atol=1e-12)
+
+
+def test_interval_covers_the_truth():
+    "In repeated studies the 95 % interval holds the true AUROC in most; image-level fails often."
+    hits = {'patient': 0, 'image': 0}
+    for study in range(25):
+        table, predictions = made_up(n_patients=60, per_patient=5, seed=100 + study, prevalence=.4)
+        for unit in hits:
+            row = score_table(predictions, table, 200, unit=unit).iloc[:14]
+            hits[unit] += ((row['auroc_low'] < .7592) & (.7592 < row['auroc_high'])).sum()
+    assert hits['patient']/350 > .90
+    assert hits['image']/350 < .80
+
+
+def test_interval_leaves_out_and_counts_nan():
+    low, high, used = interval(np.array([[1., np.nan], [2., np.nan], [np.nan, np.nan], [3., np.nan]]))
+    assert used.tolist() == [3, 0]
+    assert low[0] == pytest.approx(1.05) and high[0] == pytest.approx(2.95)
+    assert np.isnan(low[1]) and np.isnan(high[1])
+
+
+# -- classes with nothing to measure
+
+@pytest.fixture(scope='module')
+def sparse():
+    "Hernia absent, Edema in all images, Mass in one patient only, Fibrosis in two."
+    table, predictions = made_up()
+    table = table.assign(Hernia=False, Edema=True, Mass=table['patient_id'] == 3, Fibrosis=table['patient_id'].isin([4, 5]))
+    return table, predictions
+
+
+@pytest.mark.filterwarnings('error')
+def test_absent_class_is_nan_and_named(sparse, tmp_path):
+    table, predictions = sparse
+    scores = save_evaluation(predictions, table, tmp_path, n_resamples=200, disable=True)
+    for finding in ('Hernia', 'Edema'):
+        assert scores.loc[finding, ['auroc', 'auroc_low', 'auroc_high', 'average_precision', 'ap_low']].isna().all()
+    assert scores.attrs['absent'] == ['Edema', 'Hernia']
+    assert scores.loc['macro', 'auroc'] == pytest.approx(scores['auroc'].iloc[:14].mean())
+    assert 'Edema, Hernia' in score_note(scores)
+    assert readable_scores(scores).loc['Hernia', 'AUROC'] == 'no score'
+    labels = [text.get_text() for text in plot_roc(predictions, table).axes[0].get_legend().get_texts()]
+    assert 'Hernia: no score' in labels and 'Edema: no score' in labels
+
+
+def test_one_positive_patient_has_no_interval(sparse):
+    table, predictions = sparse
+    scores = score_table(predictions, table, 100)
+    assert np.isfinite(scores.loc['Mass', 'auroc']) and scores.loc['Mass', ['auroc_low', 'auroc_high']].isna().all()
+    assert scores.attrs['no_interval'] == ['Mass'] and 'one patient: Mass' in score_note(scores)
+
+
+def test_resamples_without_positives_are_counted(sparse):
+    table, predictions = sparse
+    scores = score_table(predictions, table, 400)
+    assert 250 < scores.loc['Fibrosis', 'resamples'] < 400
+    assert scores.loc['Effusion', 'resamples'] == 400
+    assert scores.loc['macro', 'resamples'] < scores.loc['Fibrosis', 'resamples']
+    assert f'{scores.loc["macro", "resamples"]:,} remain' in score_note(scores)
+
+
+@pytest.mark.filterwarnings('error')
+def test_nothing_to_score_at_all(data):
+    table, predictions = data
+    table = table.assign(**{finding: False for finding in FINDINGS}, **{NO_FINDING: True})
+    scores = score_table(predictions, table, 10)
+    assert scores['auroc'].isna().all() and len(scores.attrs['absent']) == 14
+    assert 'No finding has' in plot_roc(predictions, table).get_suptitle()
+    with pytest.raises(UserError, match='leaves no image'): score_table(predictions, table, protocol='without_no_finding')
+
+
+def test_constant_predictions(data):
+    table, predictions = data
+    scores = score_table(prevalence_baseline(table, table['image']), table, 50)
+    assert (scores['auroc'].iloc[:15] == .5).all()
+    assert (scores['auroc_low'].iloc[:14] == .5).all() and (scores['auroc_high'].iloc[:14] == .5).all()
+    np.testing.assert_allclose(scores['average_precision'].iloc[:14], scores['prevalence'].iloc[:14])
+
+
+# -- protocols
+
+def test_protocol_counts(data):
+    table, predictions = data
+    table = table.assign(**{finding: table[finding] & (table['patient_id'] > 20) for finding in FINDINGS})
+    table[NO_FINDING] = ~table[list(FINDINGS)].any(axis=1)
+    standard, original = (score_table(predictions, table, 20, protocol=p) for p in ('standard', 'without_no_finding'))
+    assert standard['images'].iloc[0] == 120
+    assert original['images'].iloc[0] == 120 - table[NO_FINDING].sum() == protocol_rows(table, 'without_no_finding').sum()
+    assert (standard['positives'] == original['positives']).all()
+    assert (standard['prevalence'] < original['prevalence']).all()
+    assert 'without_no_finding' in score_note(original)
+    assert 'No Finding images left out' in plot_roc(predictions, table, protocol='without_no_finding').get_suptitle()
+    with pytest.raises(UserError, match="'original'"): score_table(predictions, table, protocol='original')
+
+
+@pytest.mark.parametrize('arguments, says', [(dict(unit='study'), "'study'"), (dict(n_resamples=-1), '-1')])
+def test_unknown_options(data, arguments, says):
+    with pytest.raises(UserError, match=says): score_table(data[1], data[0], **arguments)
+
+
+# -- comparison
+
+def test_comparison_is_paired(data):
+    table, predictions = data
+    random = np.random.default_rng(0)
+    worse = predictions_frame(predictions[IMAGE], (predictions[list(COLUMNS[1:])] + random.normal(0, .05, (120, 14))).clip(0, 1))
+    baseline = prevalence_baseline(table, table['image'])
+    result = compare_models({'model': predictions, 'worse': worse, 'baseline': baseline}, table, 200)
+    assert list(result.index) == ['model', 'worse', 'baseline']
+    assert result.loc['model', 'difference'] == result.loc['model', 'difference_high'] == 0
+    np.testing.assert_allclose(result['difference'], result['auroc'] - result['auroc'].iloc[0])
+    assert result.loc['baseline', 'auroc'] == .5 and result.loc['baseline', 'difference_high'] < 0
+    unpaired = result.loc['worse', 'auroc_high'] - result.loc['worse', 'auroc_low']
+    assert result.loc['worse', 'difference_high'] - result.loc['worse', 'difference_low'] < unpaired
+    alone = score_table(worse, table, 200).loc['macro']
+    np.testing.assert_allclose(result.loc['worse', ['auroc', 'auroc_low', 'ap_high']].astype(float),
+                               alone[['auroc', 'auroc_low', 'ap_high']].astype(float))
+    assert readable_scores(result)['AUROC difference'].iloc[0] == 'reference'
+    assert '200 resamples of patients' in score_note(result)
+    one = compare_models({'model': predictions, 'worse': worse}, table, 50, finding='Edema')
+    assert one.loc['model', 'auroc'] == pytest.approx(score_table(predictions, table, 0).loc['Edema', 'auroc'])
+
+
+def test_different_images_are_refused(data):
+    table, predictions = data
+    with pytest.raises(UserError, match=f"'a' and 'b' did not predict the same images: 1 .*{predictions[IMAGE].iloc[0]}"):
+        compare_models({'a': predictions, 'b': predictions.drop(index=0)}, table)
+    with pytest.raises(UserError, match='^b: '): compare_models({'a': predictions, 'b': predictions.assign(prob_Mass=3)}, table)
+    with pytest.raises(UserError, match='No models'): compare_models({}, table)
+    with pytest.raises(UserError, match="'Tumour'"): compare_models({'a': predictions}, table, finding='Tumour')
+
+
+# -- figure and files
+
+def test_roc_figure(data):
+    table, predictions = data
+    ax = plot_roc(predictions, table, note='a test').axes[0]
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    values = [float(label.split()[-2]) for label in labels[2:]]
+    assert len(labels) == 16 and labels[0].startswith('macro mean') and labels[1].startswith('micro mean')
+    assert values == sorted(values, reverse=True)
+    looks = {(line.get_color(), line.get_linestyle(), str(line._dash_pattern)) for line in ax.get_lines()}
+    assert len(looks) == 17
+    assert ax.get_xlabel() and ax.get_ylabel()
+
+
+def test_synthetic_is_said():
+    table, predictions = made_up(first=FIRST_SYNTHETIC_PATIENT)
+    assert data_note(table) == '120 synthetic images of 40 patients'
+    assert 'synthetic' in plot_roc(predictions, table).get_suptitle()
+    assert 'Synthetic' in score_note(score_table(predictions, table, 0))
+
+
+def test_saved_evaluation(data, tmp_path):
+    table, predictions = data
+    scores = save_evaluation(predictions, table, tmp_path/'run', note='fusion', n_resamples=30, disable=True)
+    assert sorted(path.name for path in (tmp_path/'run').iterdir()) == ['metrics.csv', 'metrics.json', 'roc.png']
+    saved = pd.read_csv(tmp_path/'run'/'metrics.csv').set_index('finding')
+    np.testing.assert_allclose(saved['auroc'], scores['auroc'])
+    assert (saved['resampled'] == 'patients').all() and (saved['resamples'] <= 30).all()
+    from PIL import Image
+    with Image.open(tmp_path/'run'/'roc.png') as image: assert image.width > 600
+
+
+def test_bad_input_leaves_no_files(data, tmp_path):
+    table, predictions = data
+    with pytest.raises(UserError): save_evaluation(predictions.assign(prob_Mass=2), table, tmp_path/'run')
+    assert not (tmp_path/'run').exists()
+
+
+def test_import_is_light():
+    code = ('import sys, chestnb.evaluate; heavy = {"torch", "fastai", "torchxrayvision", "matplotlib.pyplot", "sklearn"} & set(sys.modules);'
+            'assert not heavy, heavy')
+    subprocess.run([sys.executable, '-c', code], check=True)
+
+
+# -- real
+
+def test_published_predictions(shared_nih):
+    from chestnb.dataset import nih_metadata
+    predictions = read_predictions(shared_nih/'chexnet_predictions.csv')
+    metadata = nih_metadata()
+    table = metadata[metadata['image'].isin(predictions[IMAGE])]
+    scores = score_table(predictions, table, 300, disable=True)
+    assert scores['images'].iloc[0] == 22_433 and scores['patients'].iloc[0] == 6_187
+    assert f'{scores.loc["macro", "auroc"]:.4f}' == '0.8383'
+    assert scores.loc['macro', 'auroc_low'] == pytest.approx(.8312, abs=.002)
+    assert scores.loc['macro', 'auroc_high'] == pytest.approx(.8425, abs=.003)
+    images = score_table(predictions, table, 300, unit='image', disable=True)
+    assert (width(scores)/width(images)).loc['Pneumothorax'] > 1.5
