@@ -8,11 +8,11 @@ __all__ = ['IMAGE', 'COLUMNS', 'UNITS', 'PROTOCOLS', 'COLOURS', 'check_predictio
            'patient_bootstrap', 'interval', 'is_synthetic', 'data_note', 'protocol_rows', 'score_table', 'score_note',
            'readable_scores', 'plot_roc', 'compare_models', 'save_evaluation']
 
-# %% ../nbs/06_evaluate.ipynb #1862835d
+# %% ../nbs/06_evaluate.ipynb #49bbfb8e
 import numpy as np
 import pandas as pd
 from pathlib import Path
-from tqdm.auto import tqdm
+from tqdm import tqdm
 from .dataset import FINDINGS, FIRST_SYNTHETIC_PATIENT, NO_FINDING
 from .files import UserError, save_figure, write_csv, write_json
 from .metrics import (RankedScores, absent_findings, auroc, auroc_per_finding, average_precision,

@@ -1,0 +1,92 @@
+"""The commands, typed as a person would type them."""
+import json
+import subprocess
+
+import pandas as pd
+import pytest
+
+
+def typed(*words, cwd):
+    "Run a command line and keep what it prints."
+    return subprocess.run([str(w) for w in words], cwd=cwd, capture_output=True, text=True)
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory):
+    "An empty folder with a tiny synthetic data set that the command made."
+    folder = tmp_path_factory.mktemp('commands')
+    done = typed('chestnb_phantom', '--to', 'cohort', '--n_patients', 60, '--size', 32, '--seed', 7, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_phantom_made_a_data_set_and_does_not_overwrite_it(place):
+    table = pd.read_csv(place/'cohort'/'data.csv')
+    assert table['Patient ID'].nunique() == 60 and table['Patient ID'].min() >= 90_000_001
+    before = (place/'cohort'/'data.csv').read_bytes()
+    again = typed('chestnb_phantom', '--to', 'cohort', '--n_patients', 10, cwd=place)
+    assert again.returncode == 2 and 'cohort' in again.stderr and 'Traceback' not in again.stderr
+    assert (place/'cohort'/'data.csv').read_bytes() == before
+
+
+def test_check(place):
+    done = typed('chestnb_check', '--data', 'cohort', cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert 'OK:' in done.stdout and 'synthetic' in done.stdout and 'Hernia' in done.stdout
+
+
+@pytest.mark.parametrize('command', [
+    ['chestnb_check', '--data', 'nowhere'], ['chestnb_demo', '--data', 'nowhere'],
+    ['chestnb_train', '--out', 'run', '--data', 'nowhere'], ['chestnb_evaluate', 'none.csv', '--out', 'out']])
+def test_a_missing_folder_or_file_is_one_sentence_and_exit_code_2(place, command):
+    done = typed(*command, cwd=place)
+    assert done.returncode == 2, done.stderr
+    assert ('nowhere' in done.stderr or 'none.csv' in done.stderr) and 'Traceback' not in done.stderr
+    assert not (place/'run').exists() and not (place/'out').exists()
+
+
+def test_a_truncated_image_is_named(place):
+    import shutil
+    shutil.copytree(place/'cohort', place/'broken')
+    image = sorted((place/'broken'/'images').iterdir())[3]
+    image.write_bytes(image.read_bytes()[:200])
+    done = typed('chestnb_check', '--data', 'broken', cwd=place)
+    assert done.returncode == 2 and image.name in done.stderr
+
+
+def test_train_resume_evaluate(place):
+    words = ['chestnb_train', '--out', 'one', '--data', 'cohort', '--epochs', 1, '--image_size', 32]
+    first = typed(*words, cwd=place)
+    assert first.returncode == 0, first.stderr
+    assert len(pd.read_csv(place/'one'/'history.csv')) == 1
+    twice = typed(*words, cwd=place)
+    assert twice.returncode == 2 and 'resume' in twice.stderr
+    assert typed(*words, '--resume', cwd=place).returncode == 0
+
+
+def test_demo_leaves_the_results_and_may_be_repeated(place):
+    words = ['chestnb_demo', '--data', 'cohort', '--epochs', 1, '--image_size', 32, '--n_resamples', 20]
+    done = typed(*words, cwd=place)
+    assert done.returncode == 0, done.stderr
+    run = place/'runs'/'cohort'
+    for name in ('train_val_loss.png', 'train_val_auc.png', 'roc.png'):
+        assert (run/name).read_bytes()[:4] == b'\x89PNG'
+    comparison = pd.read_csv(run/'comparison.csv')
+    assert len(comparison) == 4, 'fusion, two branches, baseline'
+    assert len(pd.read_csv(run/'metrics.csv')) >= 14
+    assert json.loads((run/'summary.json').read_text())['parts']['test']['patients'] > 0
+    assert 'not be used for diagnosis' in done.stdout and 'synthetic' in done.stdout
+    again = typed(*words, cwd=place)
+    assert again.returncode == 0 and len(pd.read_csv(run/'fusion'/'history.csv')) == 1
+    scored = typed('chestnb_evaluate', run/'fusion'/'test_predictions.csv', '--out', 'scored', '--data', 'cohort',
+                   '--n_resamples', 20, cwd=place)
+    assert scored.returncode == 0, scored.stderr
+    pd.testing.assert_frame_equal(pd.read_csv(place/'scored'/'metrics.csv')[['finding', 'auroc']],
+                                  pd.read_csv(run/'metrics.csv')[['finding', 'auroc']])
+
+
+def test_evaluate_the_published_predictions(shared_nih, tmp_path):
+    done = typed('chestnb_evaluate', shared_nih/'chexnet_predictions.csv', '--out', 'out', '--data', 'nih', '--n_resamples', 50, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    scores = pd.read_csv(tmp_path/'out'/'metrics.csv').set_index('finding')
+    assert abs(scores.loc['macro', 'auroc'] - .838) < .001
