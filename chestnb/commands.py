@@ -123,7 +123,7 @@ def chestnb_train(
     train_model(dataset, choose_split(dataset, split, seed), out, config, resume=resume, on_epoch=print_epoch)
     print(f'Best weights, history and figures are in {out}. {NOT_FOR_CLINICAL_USE}')
 
-# %% ../nbs/a4_commands.ipynb #e9398d84
+# %% ../nbs/a4_commands.ipynb #56f104d4
 @call_parse
 @told_plainly
 def chestnb_evaluate(
@@ -137,8 +137,9 @@ def chestnb_evaluate(
     "AUROC, average precision and ROC curves of predictions, with patient intervals. Not for clinical use."
     from chestnb.evaluate import read_predictions, readable_scores, save_evaluation, score_note
     frame, table = read_predictions(predictions), labels_from(data)
-    table = table[table.image.isin(frame['Image Index'])]
-    scores = save_evaluation(frame, table, out, protocol=protocol, n_resamples=n_resamples, seed=seed)
+    predicted = table[table.image.isin(frame['Image Index'])]
+    print(f'{len(predicted):,} of the {len(table):,} images have predictions; the scores are of these.')
+    scores = save_evaluation(frame, predicted, out, protocol=protocol, n_resamples=n_resamples, seed=seed)
     print(f'{readable_scores(scores).to_string()}\n\n{score_note(scores)}')
     print(f'Tables and figures are in {out}. {NOT_FOR_CLINICAL_USE}')
 
@@ -212,23 +213,24 @@ def write_results(
     write_csv(out/'comparison.csv', comparison.reset_index())
     return scores, comparison
 
-# %% ../nbs/a4_commands.ipynb #f6c77acc
+# %% ../nbs/a4_commands.ipynb #3e7d8580
 def run_summary(
     dataset,       # A `ChestDataset`
     split,         # DataFrame: image, patient_id, part
-    seconds:float  # Wall time of the run, seconds
+    seconds:float, # Wall time of the run, seconds
+    resumed:bool   # Was a part of the training done in an earlier call?
 ) -> dict:         # What was run, on what, with which versions
     "What a reader of the results needs to know about the run."
     import platform, resource
     from importlib.metadata import version
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
     parts = {part: dict(images=len(rows), patients=rows.patient_id.nunique()) for part, rows in split.groupby('part')}
-    return dict(data=dataset.title_note, data_csv_sha256=sha256_of(dataset.path/'data.csv'), parts=parts,
-                minutes=round(seconds/60, 2), peak_memory_gb=round(peak/1e9, 2), python=platform.python_version(),
+    return dict(data=dataset.title_note, data_csv_sha256=sha256_of(dataset.metadata_path), parts=parts,
+                minutes=round(seconds/60, 2), resumed=resumed, peak_memory_gb=round(peak/1e9, 2), python=platform.python_version(),
                 versions={name: version(name) for name in ('torch', 'fastai', 'timm', 'scikit-learn', 'numpy', 'pandas')},
                 notice=NOT_FOR_CLINICAL_USE)
 
-# %% ../nbs/a4_commands.ipynb #ca88bdf8
+# %% ../nbs/a4_commands.ipynb #8bd3a26e
 def run_demo(
     dataset,              # A `ChestDataset`
     split,                # DataFrame: image, patient_id, part
@@ -238,12 +240,12 @@ def run_demo(
 ) -> tuple:               # Scores of the fusion, comparison of the models
     "Train, predict and evaluate the fusion and its branches; everything lands in `out`."
     import shutil
-    started = time.time()
+    started, resumed = time.time(), out.exists()
     folders = train_all(dataset, split, out, demo_configs(config))
     predict_all(dataset, split, folders, 'valid')
     results = write_results(dataset, split, out, predict_all(dataset, split, folders, 'test'), n_resamples)
     for figure in ('train_val_loss.png', 'train_val_auc.png'): shutil.copy(folders['fusion']/figure, out/figure)
-    if not (out/'summary.json').exists(): write_json(out/'summary.json', run_summary(dataset, split, time.time() - started))
+    if not (out/'summary.json').exists(): write_json(out/'summary.json', run_summary(dataset, split, time.time() - started, resumed))
     return results
 
 # %% ../nbs/a4_commands.ipynb #f33e7fa5

@@ -236,7 +236,7 @@ def percent_axis(
     ax.xaxis.set_major_formatter(lambda x, _: f'{x:g}')
     ax.xaxis.set_minor_formatter(NullFormatter())
 
-# %% ../nbs/01_eda.ipynb #7f7edc30
+# %% ../nbs/01_eda.ipynb #a4d5e6a7
 def plot_prevalence(
     prevalence: pd.DataFrame, # from `prevalence_by`
     title: str,               # what the figure shows
@@ -256,7 +256,7 @@ def plot_prevalence(
         errors = [share - part['low'] * 100, part['high'] * 100 - share]
         ax.errorbar(share, rows, xerr=errors, fmt='o', ms=4, lw=1.2, color=colour, label=str(group))
     percent_axis(ax)
-    ax.set(xlabel='prevalence, % of images (logarithmic axis), with interval', title=named(title, note))
+    ax.set(xlabel='prevalence, % of images (logarithmic axis), with 95 % interval', title=named(title, note))
     ax.set_yticks(range(len(order)), order)
     ax.grid(axis='x', color='#dddddd')
     ax.legend(title=by.replace('_', ' '), loc='lower right')
@@ -283,7 +283,7 @@ def images_per_patient(
     "How many images each patient has"
     return check_table(table, ['patient_id'])['patient_id'].value_counts().rename('images')
 
-# %% ../nbs/01_eda.ipynb #8ef3c571
+# %% ../nbs/01_eda.ipynb #e1b63c5f
 def plot_images_per_patient(
     per_patient: pd.Series, # from `images_per_patient`
     note: str = '',         # data source for the title
@@ -297,7 +297,7 @@ def plot_images_per_patient(
     ax.loglog(sizes, patients, 'o-', ms=3, color=BLUE)
     many = per_patient[per_patient >= at_least]
     ax.axvline(at_least, color=ORANGE, lw=1, ls='--')
-    ax.set(xlabel='k, images (logarithmic)', ylabel='patients with at least k images')
+    ax.set(xlabel='k, images (logarithmic)', ylabel='patients with at least k images (logarithmic)')
     for axis in (ax.xaxis, ax.yaxis): axis.set_major_formatter(lambda x, _: f'{x:,.0f}')
     ax.grid(color='#dddddd')
     ax.set_title(named(f'{100 * len(many) / len(per_patient):.0f} % of the patients, with {at_least} or more images,\n'

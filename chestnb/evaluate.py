@@ -203,7 +203,7 @@ def interval(values, # Scores in the resamples, shape (n_resamples, ...); NaN wh
     if (used > 0).any(): bounds[:, used > 0] = np.nanpercentile(values[:, used > 0], [2.5, 97.5], axis=0)
     return bounds[0], bounds[1], used
 
-# %% ../nbs/06_evaluate.ipynb #87e82b8b
+# %% ../nbs/06_evaluate.ipynb #ad8427a4
 def is_synthetic(table: pd.DataFrame, # Metadata
                 ) -> bool: # Does any patient number belong to a drawn, not a real, patient?
     "Whether the images are synthetic"
@@ -212,8 +212,8 @@ def is_synthetic(table: pd.DataFrame, # Metadata
 def data_note(table: pd.DataFrame, # Metadata
              ) -> str: # For titles, such as '250 synthetic images of 80 patients'
     "What was scored, in words"
-    kind = 'synthetic ' if is_synthetic(table) else ''
-    return f'{len(table):,} {kind}images of {table["patient_id"].nunique():,} patients'
+    kind = 'synthetic' if is_synthetic(table) else 'real'
+    return f'{len(table):,} {kind} images of {table["patient_id"].nunique():,} patients'
 
 # %% ../nbs/06_evaluate.ipynb #c29eac8b
 PROTOCOLS = ('standard', 'without_no_finding')

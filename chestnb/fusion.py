@@ -495,9 +495,9 @@ def branch_config(
         raise UserError(f"there is no branch {i}: the model has {len(config['branches'])}, counted from 0")
     return config | dict(branches=[config['branches'][i]], branch_stages=[config['branch_stages'][i]])
 
-# %% ../nbs/04_fusion.ipynb #5efd15b3
+# %% ../nbs/04_fusion.ipynb #5b66eefd
 def fusion_parameter_groups(
-    model:FusionModel # Or one that wraps nothing: the model itself
+    model:FusionModel # Any fusion model, one branch or two
 ) -> list:            # [parameters of the backbones, parameters of everything new]
     "Two groups for discriminative learning rates; usable as fastai's `splitter`."
     backbone = list(model.branches.parameters())
@@ -603,14 +603,14 @@ class Asymmetric(FindingLoss):
         negative = -shifted**self.gamma_negative * torch.log1p(-shifted)
         return targets*positive + (1 - targets)*negative
 
-# %% ../nbs/04_fusion.ipynb #41dcebf3
+# %% ../nbs/04_fusion.ipynb #21fbab5e
 LOSSES = ('bce', 'weighted_bce', 'focal', 'asymmetric')
 
 def make_loss(
     name:str,             # One of `LOSSES`
     positive_weights=None # (n_findings,) for 'weighted_bce', from `chestnb.datablock.positive_weights`; others do not use it
 ) -> nn.Module:           # Called with logits and targets, both (n, n_findings); gives one number
-    "The loss called `name`, with the settings of its paper or of the original project."
+    "The loss called `name`, with its authors' defaults or the original project's settings."
     if name == 'bce': return BCE()
     if name == 'focal': return Focal()
     if name == 'asymmetric': return Asymmetric()

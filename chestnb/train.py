@@ -380,7 +380,7 @@ def check_training_split(
         raise UserError('The validation part has no finding with both positive and negative images, so no AUROC can be measured. '
                         'Give it more patients.')
 
-# %% ../nbs/05_train.ipynb #034e2f6f
+# %% ../nbs/05_train.ipynb #b6688f68
 def plot_history(
     history:pd.DataFrame, # Columns as in history.csv
     measure:str='auroc',  # 'auroc' or 'loss'
@@ -394,7 +394,8 @@ def plot_history(
     best = history.loc[history.valid_auroc.idxmax() if measure == 'auroc' else history.valid_loss.idxmin()]
     for part, label, marker in (('train', 'training (while learning)', 'o'), ('valid', 'validation', 's')):
         ax.plot(history.epoch, history[f'{part}_{measure}'], marker=marker, markersize=4, label=label)
-    ax.axvline(best.epoch, color='grey', linewidth=1, linestyle=':', label='best epoch')
+    ax.axvline(best.epoch, color='grey', linewidth=1, linestyle=':',
+               label='kept weights' if measure == 'auroc' else 'lowest validation loss')
     ax.set(xlabel='epoch', ylabel=name)
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.grid(alpha=.3); ax.legend()
