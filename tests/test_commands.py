@@ -1,6 +1,8 @@
 """The commands, typed as a person would type them."""
 import json
 import subprocess
+import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -8,7 +10,8 @@ import pytest
 
 def typed(*words, cwd):
     "Run a command line and keep what it prints."
-    return subprocess.run([str(w) for w in words], cwd=cwd, capture_output=True, text=True)
+    command = Path(sys.executable).with_name(words[0])   # the one that belongs to this Python
+    return subprocess.run([str(w) for w in (command, *words[1:])], cwd=cwd, capture_output=True, text=True)
 
 
 @pytest.fixture(scope='module')
