@@ -6,6 +6,7 @@ execution counts are dropped, and a machine path in an output is an error. Nothi
 import json
 import os
 import re
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -58,3 +59,4 @@ def run(path):
 if __name__ == '__main__':
     names = sys.argv[1:] or sorted(p.stem for p in NBS.glob('[!_.]*.ipynb'))
     for name in names: run(NBS/f'{Path(name).stem}.ipynb')
+    subprocess.run([Path(sys.executable).with_name('nbdev_clean')], check=True)
