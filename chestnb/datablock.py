@@ -429,7 +429,7 @@ def fill(self:GreyImages,
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for _ in tqdm(pool.map(self.read, names), total=len(names), desc='reading images', delay=2, disable=disable): pass
 
-# %% ../nbs/03_datablock.ipynb #0dc0ddda
+# %% ../nbs/03_datablock.ipynb #93748c3a
 def chest_dataloaders(
     dataset:ChestDataset,    # Images, labels, masks
     split:pd.DataFrame,      # From `chestnb.split`; audited first
@@ -437,7 +437,7 @@ def chest_dataloaders(
     batch_size:int=32,       # Images a batch
     lung_crop:bool=False,    # Cut to the box around the lungs first
     augment:bool=True,       # Change training images at random
-    sampler:str|None=None,   # None: each training image once an epoch; 'balanced': rare findings more often
+    sampler:str|None=None,   # None: each training image once an epoch, but for the last incomplete batch; 'balanced': rare findings more often
     num_workers:int=0,       # Reading processes beside this one
     seed:int=0,              # Same seed, same batches
     device=None              # None: the GPU if there is one

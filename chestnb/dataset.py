@@ -347,7 +347,7 @@ def grey_from_16_bit(
     if bits is None or pixels.min() < 0: raise ValueError('grey values outside 0 to 65535')
     return Image.fromarray((pixels >> (bits - 8)).astype(np.uint8))
 
-# %% ../nbs/00_dataset.ipynb #4ca262b3
+# %% ../nbs/00_dataset.ipynb #01effa82
 def read_image(
     path:str|Path  # An image file
 ) -> Image.Image:  # Grey, 8 bits: mode 'L'
@@ -355,7 +355,9 @@ def read_image(
     try:
         with Image.open(path) as image:
             image.load()
+            if image.mode == 'F': raise UserError(f'{path} holds floating-point grey values, whose range is not known. Save it as an 8- or 16-bit image first.')
             return grey_from_16_bit(image) if image.mode.startswith('I') else image.convert('L')
+    except UserError: raise
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such image. Copy it there, or leave its row out.") from error
     except Exception as error:

@@ -170,7 +170,7 @@ def _resampled(ranked, weights, chunk=32):
              for start in range(0, weights.shape[1], chunk)]
     return np.concatenate(parts, axis=1) if parts else np.empty((2, 0))
 
-# %% ../nbs/06_evaluate.ipynb #1c070da5
+# %% ../nbs/06_evaluate.ipynb #728b1e32
 def patient_bootstrap(targets,                 # 0 or 1, shape (n_images, n_findings)
                       scores,                  # Probabilities, shape (n_images, n_findings)
                       patient_ids,             # Patient of each image, shape (n_images,)
@@ -187,9 +187,9 @@ def patient_bootstrap(targets,                 # 0 or 1, shape (n_images, n_find
     each = np.stack([_resampled(RankedScores(*column, n_units=len(weights)), weights)
                      for column in tqdm(columns, desc=f'{n_resamples:,} resamples', delay=2, leave=False, disable=disable)])
     present = (targets.any(axis=0) & ~targets.all(axis=0)).nonzero()[0]
-    macro = each[present].mean(axis=0) if len(present) else np.full(each.shape[1:], np.nan)
     alone = [len(np.unique(number[column])) < 2 for column in targets.T] # all positives of one patient: nothing to resample
-    each[:-1][alone] = np.nan
+    each[:-1][alone] = np.nan # and then the macro mean has no interval either: a constant in it would make it too narrow
+    macro = each[present].mean(axis=0) if len(present) else np.full(each.shape[1:], np.nan)
     auroc_, precision = np.concatenate([each[:-1], macro[None], each[-1:]]).transpose(1, 2, 0)
     return {'auroc': auroc_, 'average_precision': precision}
 
@@ -203,11 +203,11 @@ def interval(values, # Scores in the resamples, shape (n_resamples, ...); NaN wh
     if (used > 0).any(): bounds[:, used > 0] = np.nanpercentile(values[:, used > 0], [2.5, 97.5], axis=0)
     return bounds[0], bounds[1], used
 
-# %% ../nbs/06_evaluate.ipynb #ad8427a4
+# %% ../nbs/06_evaluate.ipynb #d55c0fb5
 def is_synthetic(table: pd.DataFrame, # Metadata
-                ) -> bool: # Does any patient number belong to a drawn, not a real, patient?
+                ) -> bool: # Do all patient numbers belong to drawn, not real, patients?
     "Whether the images are synthetic"
-    return bool((table['patient_id'] >= FIRST_SYNTHETIC_PATIENT).any())
+    return len(table) > 0 and bool((table['patient_id'] >= FIRST_SYNTHETIC_PATIENT).all())
 
 def data_note(table: pd.DataFrame, # Metadata
              ) -> str: # For titles, such as '250 synthetic images of 80 patients'
@@ -226,7 +226,7 @@ def protocol_rows(table: pd.DataFrame, # Metadata
         raise UserError(f'protocol is {protocol!r}; expected one of {", ".join(PROTOCOLS)}.')
     return np.ones(len(table), bool) if protocol == 'standard' else ~table[NO_FINDING].to_numpy(dtype=bool)
 
-# %% ../nbs/06_evaluate.ipynb #d9350f31
+# %% ../nbs/06_evaluate.ipynb #677784c6
 def score_table(predictions: pd.DataFrame,  # With the columns `COLUMNS`
                 table: pd.DataFrame,        # Metadata of exactly these images
                 n_resamples: int = 1000,    # Resamples for the intervals; 0 for none
@@ -246,10 +246,10 @@ def score_table(predictions: pd.DataFrame,  # With the columns `COLUMNS`
     frame['resamples'] = used
     frame.attrs = dict(n_resamples=n_resamples, seed=seed, protocol=protocol, unit=unit, synthetic=is_synthetic(table),
                        absent=absent_findings(targets, FINDINGS))
-    frame.attrs['no_interval'] = [f for f in FINDINGS if n_resamples and used[FINDINGS.index(f)] == 0 and f not in frame.attrs['absent']]
+    frame.attrs['no_interval'] = [f for f, n in zip(FINDINGS + ('macro',), used) if n_resamples and n == 0 and f not in frame.attrs['absent']]
     return frame
 
-# %% ../nbs/06_evaluate.ipynb #79cdf958
+# %% ../nbs/06_evaluate.ipynb #091a95b1
 def score_note(scores: pd.DataFrame, # From `score_table` or `compare_models`
               ) -> str: # One sentence or two
     "How the scores were made: protocol, resamples, their unit, and what has no score"
@@ -258,9 +258,9 @@ def score_note(scores: pd.DataFrame, # From `score_table` or `compare_models`
     if made['n_resamples']:
         note += f'; 95 % intervals from {made["n_resamples"]:,} resamples of {made["unit"]}s (seed {made["seed"]})'
         fewest = int(scores['resamples'].drop(made['absent'] + made['no_interval'], errors='ignore').min())
-        if fewest < made['n_resamples']:
+        if 0 < fewest < made['n_resamples']:
             note += f'; resamples without a positive image are left out, {fewest:,} remain for the row with the fewest'
-    if made['no_interval']: note += f'. No interval, for all positive images are of one patient: {", ".join(made["no_interval"])}'
+    if made['no_interval']: note += f'. No interval, for all positive images of a finding are of one patient: {", ".join(made["no_interval"])}'
     if made['absent']: note += f'. No score, for lack of positive or of negative images: {", ".join(made["absent"])}'
     return note + '.'
 
@@ -350,7 +350,7 @@ def _same_images(models):
             raise UserError(f'{first!r} and {name!r} did not predict the same images: {len(differ):,} are in only one of '
                             f'them, such as {_some(sorted(differ))}. Predict the same images with every model.')
 
-# %% ../nbs/06_evaluate.ipynb #f89973be
+# %% ../nbs/06_evaluate.ipynb #15df2fc2
 def compare_models(models: dict,               # Name -> predictions; the first is the reference
                    table: pd.DataFrame,        # Metadata of exactly the predicted images
                    n_resamples: int = 1000,    # Resamples of the patients, the same for every model
@@ -373,7 +373,8 @@ def compare_models(models: dict,               # Name -> predictions; the first 
         resampled[name] = draws['auroc'][:, at]
         rows[name] = [points[0][at], *interval(resampled[name])[:2], points[1][at], *interval(draws['average_precision'][:, at])[:2]]
     return _with_differences(rows, resampled, dict(n_resamples=n_resamples, seed=seed, protocol=protocol, unit='patient',
-        synthetic=is_synthetic(table), absent=absent_findings(targets, FINDINGS), no_interval=[], finding=finding))
+        synthetic=is_synthetic(table), absent=absent_findings(targets, FINDINGS), finding=finding,
+        no_interval=[finding] if n_resamples and not np.isfinite(resampled[next(iter(models))]).any() else []))
 
 # %% ../nbs/06_evaluate.ipynb #656168c4
 def _with_differences(rows, resampled, attrs):

@@ -220,7 +220,7 @@ def position_code(
     return torch.cat([along(height)[:, :, None].expand(-1, -1, width),
                       along(width)[:, None, :].expand(-1, height, -1)])
 
-# %% ../nbs/04_fusion.ipynb #ec353690
+# %% ../nbs/04_fusion.ipynb #bf8611b3
 class SelfAttention(nn.Module):
     "Every position gathers what it needs from all others, in several heads (Vaswani et al. 2017)."
     def __init__(self,
@@ -238,7 +238,7 @@ class SelfAttention(nn.Module):
     ) -> Tensor: # (n, channels, h, w)
         n, _, h, w = x.shape
         query, key, value = self.enter(self.norm(x)).chunk(3, dim=1)
-        code = position_code(query.shape[1], h, w).to(query)
+        code = position_code(query.shape[1]//self.heads, h, w).repeat(self.heads, 1, 1).to(query) # every head knows the whole place
         def tokens(m): return m.reshape(n, self.heads, -1, h*w).transpose(2, 3)
         out = F.scaled_dot_product_attention(tokens(query + code), tokens(key + code), tokens(value))
         return x + self.leave(out.transpose(2, 3).reshape(n, -1, h, w))

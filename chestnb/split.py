@@ -8,14 +8,14 @@ __all__ = ['DEFAULT_FRACTIONS', 'GOLDEN_STEP', 'check_fractions', 'check_table',
            'check_split', 'match_split', 'split_report', 'patient_kfold', 'rotate_folds', 'official_split',
            'save_split', 'load_split', 'duplicate_images', 'LeakageError', 'audit_split']
 
-# %% ../nbs/02_split.ipynb #3e0173bc
+# %% ../nbs/02_split.ipynb #0052b0ee
 import hashlib
 import re
 from itertools import combinations
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
-from .dataset import CLASSES, ChestDataset, is_official_test
+from .dataset import CLASSES, ChestDataset, is_official_test, nih_metadata
 from .files import UserError, write_csv
 
 # %% ../nbs/02_split.ipynb #7690428b
@@ -269,7 +269,7 @@ def rotate_folds(
     roles = {f'fold{test_fold}': 'test', f'fold{(test_fold+1) % len(parts)}': 'valid'}
     return folds.assign(part=[roles.get(part, 'train') for part in folds['part']])
 
-# %% ../nbs/02_split.ipynb #4a0c8b82
+# %% ../nbs/02_split.ipynb #96cbe051
 def official_split(
     table:pd.DataFrame, # tidy metadata of NIH images, all or some
     valid_fraction:float=0.125, # share of the official train_val images that validates, between 0 and 1
@@ -277,6 +277,8 @@ def official_split(
 )->pd.DataFrame: # split: `image`, `patient_id`, `part` = 'train', 'valid' or 'test'
     "The official NIH test patients as the test part; the others split by patient into train and valid"
     check_table(table)
+    foreign = table['image'][~table['image'].isin(nih_metadata()['image'])]
+    if len(foreign): raise UserError(f'{len(foreign):,} images are not in NIH ChestX-ray14: {_some(foreign)}; the official split is only for its images, use patient_split')
     if not 0 < valid_fraction < 1: raise UserError(f'valid_fraction is {valid_fraction!r}; expected a number between 0 and 1')
     is_test = is_official_test(table).to_numpy()
     if is_test.all() or not is_test.any():

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['CHECKPOINT', 'TrainConfig', 'config_from_dict', 'training_groups', 'group_rates', 'seed_everything', 'pick_device',
            'training_loss', 'make_learner', 'RunRecorder', 'save_model', 'load_model', 'save_checkpoint',
-           'checkpoint_rows', 'load_checkpoint', 'run_record', 'record_differences', 'open_run', 'check_training_split',
-           'plot_history', 'ProgressBar', 'print_epoch', 'fit_one_cycle', 'finish_run', 'train_model', 'predict']
+           'checkpoint_rows', 'load_checkpoint', 'files_digest', 'run_record', 'record_differences', 'open_run',
+           'check_training_split', 'plot_history', 'ProgressBar', 'print_epoch', 'fit_one_cycle', 'finish_run',
+           'train_model', 'predict']
 
 # %% ../nbs/05_train.ipynb #c20f6d06
 import hashlib, json, math, random, sys, time
@@ -57,7 +58,7 @@ class TrainConfig:
     mixed_precision: bool = True    # On a CUDA GPU only; a CPU always uses float32
     def __post_init__(self): self.model = json.loads(json.dumps(self.model)) # tuples become lists, as in a file
 
-# %% ../nbs/05_train.ipynb #3bd7694c
+# %% ../nbs/05_train.ipynb #94df34c3
 @patch
 def check(self:TrainConfig) -> TrainConfig: # Itself, if all is well
     "Refuse impossible values"
@@ -68,7 +69,8 @@ def check(self:TrainConfig) -> TrainConfig: # Itself, if all is well
              'backbone_rate': (0 < self.backbone_rate <= 1, 'a share between 0 and 1'),
              'weight_decay': (self.weight_decay >= 0, 'zero or more'),
              'loss': (self.loss in LOSSES, f'one of {", ".join(LOSSES)}'),
-             'sampler': (self.sampler in (None, 'balanced'), "None or 'balanced'"),
+             'sampler': (self.sampler is None or (self.sampler == 'balanced' and self.loss != 'weighted_bce'),
+                         "None, or 'balanced' with a loss without weights (weights and sampler together count the rare findings twice)"),
              'num_workers': (self.num_workers >= 0, 'zero or more'),
              'seed': (self.seed >= 0, 'zero or more')}
     for name, (fine, expected) in rules.items():
@@ -315,7 +317,20 @@ def before_fit(self:RunRecorder):
     with safe_open(self.folder/CHECKPOINT, 'pt') as file: scale = json.loads(file.metadata()['scaler'])
     if scale: self.learn.scaler.load_state_dict(scale)
 
-# %% ../nbs/05_train.ipynb #0889311e
+# %% ../nbs/05_train.ipynb #7b055418
+def files_digest(
+    dataset:ChestDataset, # Its images, and its masks if it has any
+    at_most:int=5_000     # Larger sets are told apart by names and sizes, not by every byte
+) -> str:                 # 64 hexadecimal digits
+    "Changes when an image or the masks change, so that a changed data set is not taken for the old one"
+    digest, files = hashlib.sha256(), [dataset.image_path(name) for name in sorted(dataset.table.image)]
+    if (dataset.path/'segmentation.csv').exists(): files.append(dataset.path/'segmentation.csv')
+    for path in files:
+        digest.update(path.name.encode())
+        digest.update(path.read_bytes() if len(files) <= at_most else str(path.stat().st_size).encode())
+    return digest.hexdigest()
+
+# %% ../nbs/05_train.ipynb #312dfb8f
 def run_record(
     dataset:ChestDataset, # What is trained on
     split:pd.DataFrame,   # Which image is in which part
@@ -326,7 +341,8 @@ def run_record(
     assigned = split[['image', 'part']].sort_values('image').to_csv(index=False, lineterminator='\n')
     return {'config': asdict(config),
             'dataset': {'name': Path(dataset.path).resolve().name, 'images': len(table), 'patients': int(table.patient_id.nunique()),
-                        'kind': dataset.title_note, 'sha256_of_data_csv': sha256_of(dataset.metadata_path)},
+                        'kind': dataset.title_note, 'sha256_of_data_csv': sha256_of(dataset.metadata_path),
+                        'sha256_of_files': files_digest(dataset)},
             'split': {'sha256': hashlib.sha256(assigned.encode()).hexdigest(),
                       'images': {str(part): int(n) for part, n in split.part.value_counts().sort_index().items()}},
             'versions': {name: version(name) for name in ('torch', 'timm', 'fastai', 'numpy', 'safetensors')}}
@@ -343,7 +359,7 @@ def record_differences(
                 for text in record_differences(old.get(key), new.get(key), f'{name}.{key}' if name else key)]
     return [] if old == new else [f'{name}: was {old!r}, now {new!r}']
 
-# %% ../nbs/05_train.ipynb #db94f2d0
+# %% ../nbs/05_train.ipynb #3dfe66ee
 def open_run(
     out:Path,    # The run folder, new or not
     record:dict, # From `run_record`
@@ -356,6 +372,7 @@ def open_run(
         if out.exists() and any(out.iterdir()):
             raise UserError(f'{out} exists, is not empty and holds no run (no config.json). Give the name of a new folder.')
         return []
+    if {path.name for path in out.iterdir() if path.suffix != '.tmp'} <= {'config.json', 'split.csv'}: return [] # no epoch was finished: begin anew
     if not resume: raise UserError(f'{out} already holds a run. Resume it (resume=True, or --resume), '
                                    'give another folder, or delete this one.')
     differences = record_differences(json.loads(old.read_text(encoding='utf-8')), record)

@@ -638,3 +638,12 @@ def test_real_boxes_beside_small_images(shared_nih, tmp_path):
     data = ChestDataset(tmp_path)
     expected = boxes[boxes.image.isin(names)][['x', 'y', 'width', 'height']]*224/1024
     np.testing.assert_allclose(data.boxes[['x', 'y', 'width', 'height']], expected)
+
+
+def test_floating_point_images_are_refused(tmp_path):
+    "Grey values without a known range would turn black without a word."
+    from PIL import Image
+    import numpy as np
+    from chestnb.dataset import read_image
+    Image.fromarray(np.linspace(0, 1, 64, dtype='float32').reshape(8, 8)).save(tmp_path/'grey.tif')
+    with pytest.raises(UserError, match='floating-point'): read_image(tmp_path/'grey.tif')

@@ -234,11 +234,15 @@ def test_one_positive_patient_has_no_interval(sparse):
     table, predictions = sparse
     scores = score_table(predictions, table, 100)
     assert np.isfinite(scores.loc['Mass', 'auroc']) and scores.loc['Mass', ['auroc_low', 'auroc_high']].isna().all()
-    assert scores.attrs['no_interval'] == ['Mass'] and 'one patient: Mass' in score_note(scores)
+    assert scores.loc['macro', ['auroc_low', 'auroc_high']].isna().all(), 'a constant finding would make the macro interval too narrow'
+    assert scores.attrs['no_interval'] == ['Mass', 'macro'] and 'one patient: Mass, macro' in score_note(scores)
+    compared = compare_models({'one': predictions, 'other': predictions}, table, 100)
+    assert compared[['auroc_low', 'difference_low']].isna().all().all() and 'one patient: macro' in score_note(compared)
 
 
 def test_resamples_without_positives_are_counted(sparse):
     table, predictions = sparse
+    table = table.assign(Mass=table['patient_id'].isin([3, 6])) # of one patient only, it would take the macro interval away
     scores = score_table(predictions, table, 400)
     assert 250 < scores.loc['Fibrosis', 'resamples'] < 400
     assert scores.loc['Effusion', 'resamples'] == 400

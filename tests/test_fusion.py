@@ -248,3 +248,10 @@ def test_a_few_steps_lower_the_loss(attention):
     for _ in range(15):
         optimizer.zero_grad(); value = loss(model(images), targets); value.backward(); optimizer.step()
     assert value.item() < 0.85*first
+
+
+def test_every_attention_head_knows_the_place():
+    "Two cells of the same look are told apart by each head, whichever row or column they differ in."
+    from chestnb.fusion import position_code
+    code = position_code(8, 4, 4).repeat(4, 1, 1).reshape(4, 8, 4, 4)
+    for head in code: assert not torch.allclose(head[:, 0, 0], head[:, 1, 0]) and not torch.allclose(head[:, 0, 0], head[:, 0, 1])

@@ -140,7 +140,7 @@ def test_official_split_equals_the_published_lists(nih):
 
 
 def test_official_split_needs_both_kinds_of_patients(nih):
-    with pytest.raises(UserError, match='none of the'): official_split(make_table([2]*20).assign(patient_id=lambda t: t['patient_id']+90_000_000))
+    with pytest.raises(UserError, match='none of the'): official_split(nih[nih['image'].isin(images_in(official_split(nih), 'train')[:50])])
     test = nih[nih['image'].isin(images_in(official_split(nih), 'test')[:50])]
     with pytest.raises(UserError, match='all of the 50 images'): official_split(test)
     for wrong in (0, 1, 1.5):
@@ -298,3 +298,10 @@ def test_report_counts_add_up():
     assert report.loc['patients', 'all'] == 70
     pd.testing.assert_frame_equal(match_split(split.sample(frac=1, random_state=0), table), split)
     with pytest.raises(UserError, match='fractions name'): split_report(split, table, {'train': 0.8, 'test': 0.2})
+
+
+def test_official_split_is_for_nih_images_only():
+    "Patient numbers alone do not make an image one of NIH's."
+    table = nih_metadata().head(400).copy()
+    table['image'] = [f'hospital_{i}.png' for i in range(len(table))]
+    with pytest.raises(UserError, match='not in NIH ChestX-ray14'): official_split(table)

@@ -211,3 +211,16 @@ def test_discriminative_rates():
     scratch, tuned = TrainConfig(model=SMALL_FUSION), TrainConfig(model=SMALL_FUSION | {'pretrained': True})
     assert len(set(T.group_rates(scratch))) == 1
     assert np.allclose(T.group_rates(tuned), [3e-4, 3e-4, 3e-3, 3e-3])
+
+
+def test_a_changed_image_makes_another_data_set(tmp_path):
+    "A run folder is not taken for that of a data set whose pixels changed."
+    from chestnb.dataset import ChestDataset
+    from chestnb.phantom import make_cohort
+    from chestnb.train import files_digest
+    folder = make_cohort(tmp_path/'cohort', n_patients=4, size=32, progress=False)
+    before = files_digest(ChestDataset(folder))
+    assert files_digest(ChestDataset(folder)) == before
+    first, second = sorted((folder/'images').iterdir())[:2]
+    first.write_bytes(second.read_bytes())
+    assert files_digest(ChestDataset(folder)) != before
