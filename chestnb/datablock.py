@@ -410,13 +410,14 @@ def check_learning_split(
 def seed_dataloaders(
     dls:DataLoaders, # From `chest_dataloaders`
     seed:int=0,      # Same seed, same batches
-    epoch:int=0      # A different order and different changes at each epoch
+    epoch:int=0,     # A different order and different changes at each epoch
+    process:int=0    # With several processes: the same order in all, other changes in each
 ):
     "Set the random state of order and augmentation: equal (seed, epoch), equal batches."
     for i, dl in enumerate(dls):
         dl.rng = random.Random(f'{seed} {epoch} {i}')
         for transform in dl.after_batch.fs:
-            if isinstance(transform, XrayAugment): transform.seed(seed, epoch)
+            if isinstance(transform, XrayAugment): transform.seed(seed, epoch, *([process] if process else []))
 
 # %% ../nbs/03_datablock.ipynb #787222b3
 @patch

@@ -33,6 +33,8 @@ from tqdm import tqdm
 from .files import NOT_FOR_CLINICAL_USE, UserError, save_figure, sha256_of, write_atomically, write_csv, write_json
 from .dataset import FINDINGS, ChestDataset
 from .datablock import chest_dataloaders, check_learning_split, image_dataloader, positive_weights, seed_dataloaders
+from .distributed import (SeveralProcesses, bare_model, gather, images_per_process, is_first_process, join_processes,
+                                 loaders_of, lost_process, n_processes, process_number, wait_for_all)
 from .fusion import LOSSES, SMALL_FUSION, FusionModel, fusion_parameter_groups, make_loss, set_prior
 from .metrics import macro_auroc
 from .split import images_in, save_split
@@ -118,7 +120,7 @@ def seed_everything(
     "Seed Python, NumPy, PyTorch and the dataloaders with a number made from seed and epoch"
     number = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
     random.seed(number); np.random.seed(number); torch.manual_seed(number)
-    if dls is not None: seed_dataloaders(dls, seed, epoch)
+    if dls is not None: seed_dataloaders(loaders_of(dls), seed, epoch, process_number())
     return number
 
 # %% ../nbs/05_train.ipynb #e178deab
@@ -126,6 +128,7 @@ def pick_device(
     name:str|None=None # 'cpu', 'cuda', 'cuda:1', ...; None takes a CUDA GPU if there is one, else the CPU
 ) -> torch.device:
     "The device to compute on"
+    if n_processes() > 1: return join_processes(name)
     if name is None: return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     if str(name).startswith('cuda') and not torch.cuda.is_available():
         raise UserError(f'The device {name} was asked for, but PyTorch finds no CUDA GPU on this machine. '
@@ -152,7 +155,7 @@ def make_learner(
     "A fastai Learner for the fusion model"
     device = pick_device(config.device)
     seed_everything(config.seed)
-    dls = chest_dataloaders(dataset, split, image_size=config.image_size, batch_size=config.batch_size,
+    dls = chest_dataloaders(dataset, split, image_size=config.image_size, batch_size=images_per_process(config.batch_size),
         lung_crop=config.lung_crop, augment=config.augment, sampler=config.sampler,
         num_workers=config.num_workers, seed=config.seed, device=device)
     seed_everything(config.seed)
@@ -162,6 +165,7 @@ def make_learner(
     if device.type == 'cuda' and config.mixed_precision:
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         callbacks.append(MixedPrecision(amp_mode='bf16' if bf16 else 'fp16'))
+    if n_processes() > 1: callbacks.append(SeveralProcesses(device))
     return Learner(dls, model, loss_func=training_loss(dataset, split, config.loss), default_cbs=False, cbs=callbacks,
         opt_func=partial(OptimWrapper, opt=torch.optim.AdamW, fused=device.type in ('cpu', 'cuda')),
         splitter=partial(training_groups, weight_decay=config.weight_decay))
@@ -211,8 +215,10 @@ def after_batch(self:RunRecorder):
 # %% ../nbs/05_train.ipynb #51eaf9b6
 def _part_figures(batches):
     losses, predictions, targets = zip(*batches)
-    targets = torch.cat(targets).float().cpu().numpy()
-    return (float(sum(losses))/len(targets), macro_auroc(targets, torch.cat(predictions).float().cpu().numpy()))
+    own = (float(sum(losses)), *(torch.cat(tensors).float().cpu().numpy() for tensors in (predictions, targets)))
+    losses, predictions, targets = zip(*gather(own)) # of every process; each image once
+    targets = np.concatenate(targets)
+    return sum(losses)/len(targets), macro_auroc(targets, np.concatenate(predictions))
 
 @patch
 def after_epoch(self:RunRecorder):
@@ -220,12 +226,13 @@ def after_epoch(self:RunRecorder):
     if not self.inside: return # an epoch that SkipToEpoch skipped
     self.inside = False
     (train_loss, train_auroc), (valid_loss, valid_auroc) = _part_figures(self.seen[True]), _part_figures(self.seen[False])
+    if not is_first_process(): return # the first process keeps the books for all
     row = dict(epoch=self.learn.epoch + 1, train_loss=train_loss, valid_loss=valid_loss, train_auroc=train_auroc,
                valid_auroc=valid_auroc, seconds=round(time.perf_counter() - self.started, 2))
     if not self.rows or valid_auroc > max(r['valid_auroc'] for r in self.rows):
-        save_model(self.learn.model, self.folder, self.extra | {'epoch': row['epoch'], 'valid_auroc': valid_auroc})
+        save_model(bare_model(self.learn.model), self.folder, self.extra | {'epoch': row['epoch'], 'valid_auroc': valid_auroc})
     self.rows.append(row)
-    save_checkpoint(self.folder/CHECKPOINT, self.learn.model, self.learn.opt, self.rows, getattr(self.learn, 'scaler', None))
+    save_checkpoint(self.folder/CHECKPOINT, bare_model(self.learn.model), self.learn.opt, self.rows, getattr(self.learn, 'scaler', None))
     write_csv(self.folder/'history.csv', pd.DataFrame(self.rows))
     if self.on_epoch: self.on_epoch(row)
 
@@ -378,7 +385,7 @@ def open_run(
     differences = record_differences(json.loads(old.read_text(encoding='utf-8')), record)
     if differences: raise UserError(f'The run in {out} was started differently, so it cannot be continued:\n  '
                                     + '\n  '.join(differences) + '\nUse the same settings, or train in a new folder.')
-    for litter in out.glob('.*.tmp'): litter.unlink() # from a process that was killed while writing
+    for litter in out.glob('.*.tmp'): litter.unlink(missing_ok=True) # from a process that was killed while writing
     if (out/CHECKPOINT).exists(): return checkpoint_rows(out/CHECKPOINT)
     rows = pd.read_csv(out/'history.csv').to_dict('records') if (out/'history.csv').exists() else []
     if 0 < len(rows) < record['config']['epochs']:
@@ -455,7 +462,8 @@ def fit_one_cycle(
 ):
     "Train from the first epoch that is not in the books to the last"
     if learn.opt is None: learn.create_opt()
-    learn.fit_one_cycle(config.epochs, lr_max=group_rates(config), start_epoch=len(recorder.rows), cbs=[recorder, *callbacks])
+    try: learn.fit_one_cycle(config.epochs, lr_max=group_rates(config), start_epoch=len(recorder.rows), cbs=[recorder, *callbacks])
+    except RuntimeError as error: raise lost_process(error) or error
     if recorder.problem: raise UserError(recorder.problem)
 
 # %% ../nbs/05_train.ipynb #9dd37753
@@ -483,10 +491,12 @@ def train_model(
 ) -> FusionModel:                  # Best epoch by validation macro AUROC, in evaluation mode
     "Train a fusion model; leave its weights, history, figures and settings in a folder"
     config, out = (config or TrainConfig()).check(), Path(out)
+    pick_device(config.device)
     check_training_split(dataset, split)
     record = run_record(dataset, split, config)
     rows = open_run(out, record, resume)
-    if not rows:
+    wait_for_all() # nobody writes before everybody has looked
+    if not rows and is_first_process():
         write_json(out/'config.json', record)
         save_split(split, out/'split.csv')
     if len(rows) < config.epochs:
@@ -498,7 +508,8 @@ def train_model(
         recorder = RunRecorder(out, config, extra, rows, on_epoch)
         fit_one_cycle(learn, config, recorder, [ProgressBar(progress), *callbacks])
         rows = recorder.rows
-    if (out/CHECKPOINT).exists(): finish_run(out, pd.DataFrame(rows), dataset.title_note)
+    if (out/CHECKPOINT).exists() and is_first_process(): finish_run(out, pd.DataFrame(rows), dataset.title_note)
+    wait_for_all()
     return load_model(out, config.device)
 
 # %% ../nbs/05_train.ipynb #a896c222

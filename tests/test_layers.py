@@ -17,7 +17,7 @@ LAYERS = [  # a module may import only from the rows above its own
     {'metrics', 'dicom'},
     {'dataset', 'resampling'},
     {'phantom', 'eda', 'split', 'audit', 'pack'},
-    {'fetch', 'datablock', 'fusion'},
+    {'fetch', 'datablock', 'fusion', 'distributed'},
     {'train'},
     {'saliency'},
     {'evaluate'},
@@ -27,7 +27,7 @@ LAYERS = [  # a module may import only from the rows above its own
     {'commands'},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-NEEDS_TORCH = {'datablock', 'fusion', 'train', 'saliency'}
+NEEDS_TORCH = {'datablock', 'fusion', 'distributed', 'train', 'saliency'}
 LIGHT = sorted(set(LEVEL) - NEEDS_TORCH)
 EVALUATION = ['resampling', 'evaluate', 'calibration', 'thresholds', 'localisation', 'trust', 'report']
 COMMANDS = [f'chestnb_{name}' for name in ('train', 'evaluate', 'demo', 'check', 'phantom', 'nih', 'chestmnist', 'audit', 'pack', 'report')]
