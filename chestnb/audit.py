@@ -7,8 +7,9 @@ __all__ = ['KINDS', 'UNUSABLE', 'LEAST_SPREAD', 'MOST_OF_ONE_GREY', 'MOST_WHITE'
            'LEAST_LIKENESS', 'HASH_SIDE', 'NEAR_BITS', 'METADATA_NAMES', 'PROBLEM_COLUMNS', 'MOST_SHOWN', 'PAGE',
            'grey_facts', 'is_blank', 'is_saturated', 'chest_likeness', 'is_inverted', 'perceptual_hash', 'near_pairs',
            'similar_hashes', 'inspect_image', 'stored_mode', 'inspect_images', 'listed_patients', 'header_patient',
-           'problems_of', 'usual_size', 'duplicate_pairs', 'whose', 'audit_images', 'thumbnail', 'audit_page',
-           'write_audit', 'plan_quarantine', 'table_without', 'quarantine', 'rename_within', 'restore', 'remove_empty']
+           'problems_of', 'usual_size', 'duplicate_pairs', 'whose', 'audit_images', 'kind_counts', 'thumbnail',
+           'audit_page', 'write_audit', 'plan_quarantine', 'table_without', 'quarantine', 'rename_within', 'restore',
+           'remove_empty']
 
 # %% ../nbs/a7_audit.ipynb #4ef2ff63
 import csv, functools, hashlib, io, os, shutil
@@ -143,7 +144,7 @@ def inspect_image(
         pixels = hashlib.sha256(f'{image.size}'.encode() + image.tobytes()).hexdigest()
         return dict(mode=stored_mode(path), size=image.size, pixels=pixels, hash=perceptual_hash(image), likeness=likeness, middle=middle, **grey_facts(image))
     except Exception as error:
-        return dict(error=str(error).replace(f'{path}: ', ''))
+        return dict(error=str(error).replace(f'{path}: ', '').replace(str(path), Path(path).name))
 
 def stored_mode(
     path:str|Path # An image file
@@ -225,8 +226,8 @@ def duplicate_pairs(
         twin = first.setdefault(records[i]['pixels'], i)
         if twin != i: pairs.append((names[i], names[twin], 'duplicate', whose(patients, names[i], names[twin])))
     single = list(first.values())
-    hashes = np.array([records[i]['hash'] for i in single], np.uint64).reshape(len(single), -1)
-    for a, b, bits in near_pairs(hashes, progress=progress) if len(single) else ():
+    hashes = np.array([records[i]['hash'] for i in single], np.uint64).reshape(-1, 4)
+    for a, b, bits in near_pairs(hashes, progress=progress):
         name, other = names[single[b]], names[single[a]]
         if patients.get(name, '') != patients.get(other, '') or not patients.get(name, ''):
             pairs.append((name, other, 'near duplicate', f'{bits} of {HASH_SIDE**2} bits differ, {whose(patients, name, other)}'))
@@ -262,6 +263,14 @@ def audit_images(
     problems = pd.DataFrame(sorted(rows, key=lambda row: (list(KINDS).index(row[2]), row[0], row[4])), columns=PROBLEM_COLUMNS)
     problems.attrs = dict(images=len(names), listed=len(listed), folder=str(path))
     return problems
+
+# %% ../nbs/a7_audit.ipynb #0a481231
+def kind_counts(
+    problems:pd.DataFrame # From `audit_images`
+) -> pd.DataFrame:        # Indexed by kind: problems, meaning
+    "How many problems of each kind there are."
+    return pd.DataFrame({'problems': [int((problems.kind == kind).sum()) for kind in KINDS],
+                         'meaning': list(KINDS.values())}, index=pd.Index(KINDS, name='kind'))
 
 # %% ../nbs/a7_audit.ipynb #4c4902f4
 MOST_SHOWN = 60
