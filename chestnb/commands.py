@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['DEMO_FRACTIONS', 'AUDITED_PIXELS', 'told_plainly', 'exit_text', 'on_command_line', 'is_launched', 'open_dataset',
-           'chestnb_check', 'chestnb_phantom', 'choose_split', 'choose_config', 'chestnb_train', 'chestnb_evaluate',
-           'labels_from', 'demo_configs', 'train_all', 'predict_all', 'write_results', 'run_summary', 'run_demo',
-           'default_run_folder', 'chestnb_demo', 'demo_report']
+           'chestnb_check', 'chestnb_phantom', 'chestnb_audit', 'quarantined', 'choose_split', 'choose_config',
+           'chestnb_train', 'chestnb_evaluate', 'labels_from', 'demo_configs', 'train_all', 'predict_all',
+           'write_results', 'run_summary', 'run_demo', 'default_run_folder', 'chestnb_demo', 'demo_report']
 
 # %% ../nbs/a4_commands.ipynb #e59dcb10
 import os, sys, time, warnings
@@ -86,6 +86,38 @@ def chestnb_phantom(
     from chestnb.phantom import make_cohort
     make_cohort(to, n_patients=n_patients, size=size, seed=seed)
     print(f'Synthetic data set of {n_patients:,} patients in {to}. {NOT_FOR_CLINICAL_USE}')
+
+# %% ../nbs/a4_commands.ipynb #ed12c2ec
+@call_parse
+@told_plainly
+def chestnb_audit(
+    data:str,                    # Data set folder, also one that `chestnb_check` refuses
+    out:str='runs/audit',        # Folder for audit.csv and audit.html (which contains thumbnails of the images)
+    quarantine:store_true=False, # Move unusable images into `quarantine/` and take their rows out of the table
+    restore:store_true=False,    # Put back what `--quarantine` moved, and do nothing else
+    workers:int=0                # Processes that open images; 0: as many as there are cores
+):
+    "Open every image of a data set and list what is missing, broken, doubled, blank or inverted. Not for clinical use."
+    from chestnb import audit
+    if quarantine and restore: raise UserError('--quarantine and --restore together: give one of them.')
+    if restore: return print(f'{audit.restore(data)} images are back in {data}, and the table is as it was.')
+    problems = audit.audit_images(data, workers)
+    page = audit.write_audit(problems, out)
+    print(f'{problems.attrs["images"]:,} files opened, {problems.attrs["listed"]:,} rows in the table.\n{audit.kind_counts(problems).to_string()}')
+    print(f'List and page are in {page.parent}. {NOT_FOR_CLINICAL_USE}')
+    if quarantine: print(quarantined(data, audit.quarantine(data, problems)))
+
+# %% ../nbs/a4_commands.ipynb #c17ea7fa
+def quarantined(
+    data:str,    # Data set folder
+    record:dict  # From `chestnb.audit.quarantine`
+) -> str:        # What was done, and whether the folder is a data set now
+    "Say what a quarantine did."
+    from chestnb.dataset import ChestDataset
+    done = f"{len(record['moves']):,} files moved into {Path(data)/'quarantine'}, {len(record['rows_out']):,} rows taken out of {record['table']} " \
+           f"(undo: chestnb_audit {data} --restore)." if record else 'Nothing to put aside: no image is unusable.'
+    try: return f'{done} The folder is a data set of {len(ChestDataset(data)):,} images.'
+    except UserError as error: return f'{done} It is not a data set yet: {error}'
 
 # %% ../nbs/a4_commands.ipynb #a4f86034
 def choose_split(

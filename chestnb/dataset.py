@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['FINDINGS', 'NO_FINDING', 'CLASSES', 'STRUCTURES', 'FIRST_SYNTHETIC_PATIENT', 'AGE_UNITS', 'OLDEST_CREDIBLE',
            'IMAGE_ENDINGS', 'USUAL_NAME', 'METADATA_COLUMNS', 'NIH_HEADER', 'COUNTS_2017', 'NUMPY_ORDER',
-           'SEGMENTATION_COLUMNS', 'OPTIONAL_IN_SEGMENTATION', 'BOX_HEADER', 'BOX_COLUMNS', 'MASK_COLOURS', 'NIH_LINK',
-           'NIH_CITATION', 'NIH_ACKNOWLEDGEMENT', 'NIH_ATTRIBUTION', 'torchxrayvision_file', 'open_text', 'fitted_row',
-           'read_rows', 'refuse_rows', 'convert_column', 'parse_labels', 'label_columns', 'parse_age',
+           'SEGMENTATION_COLUMNS', 'OPTIONAL_IN_SEGMENTATION', 'BOX_HEADER', 'BOX_COLUMNS', 'STAND_INS', 'MASK_COLOURS',
+           'NIH_LINK', 'NIH_CITATION', 'NIH_ACKNOWLEDGEMENT', 'NIH_ATTRIBUTION', 'torchxrayvision_file', 'open_text',
+           'fitted_row', 'read_rows', 'refuse_rows', 'convert_column', 'parse_labels', 'label_columns', 'parse_age',
            'parse_image_name', 'parse_whole', 'parse_number', 'parse_choice', 'named_columns', 'refuse_duplicates',
            'read_metadata', 'plain_number', 'write_metadata', 'nih_metadata', 'compare_labels', 'label_release',
            'official_test_patients', 'is_official_test', 'grey_from_16_bit', 'read_image', 'encode_mask', 'parse_runs',
            'decode_mask', 'refuse_bad_runs', 'read_segmentation', 'write_segmentation', 'resize_mask',
            'resize_segmentation', 'parse_box_finding', 'read_boxes', 'write_boxes', 'nih_boxes', 'find_images',
-           'embedded_dataset', 'ChestDataset', 'image_size', 'draw_masks', 'draw_boxes']
+           'embedded_dataset', 'ChestDataset', 'image_size', 'columns_from_headers', 'filled_in',
+           'write_dicom_metadata', 'draw_masks', 'draw_boxes']
 
 # %% ../nbs/00_dataset.ipynb #c71e1d00
 import copy, csv, difflib, functools, gzip, importlib.util, io, math, os, re
@@ -24,6 +25,7 @@ import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 from PIL import Image
+from .dicom import DICOM_ENDINGS, dicom_columns, dicom_size, is_dicom, read_dicom
 from .files import UserError, write_csv, write_text
 
 # %% ../nbs/00_dataset.ipynb #d7210eed
@@ -158,7 +160,7 @@ def parse_age(
     return years if years <= OLDEST_CREDIBLE else math.nan
 
 # %% ../nbs/00_dataset.ipynb #5f23393e
-IMAGE_ENDINGS = ('.png', '.jpg', '.jpeg', '.tif', '.tiff', '.bmp')
+IMAGE_ENDINGS = ('.png', '.jpg', '.jpeg', '.tif', '.tiff', '.bmp', *DICOM_ENDINGS)
 USUAL_NAME = re.compile(r'\w+\.png')
 
 def parse_image_name(
@@ -259,12 +261,16 @@ def refuse_duplicates(
 
 # %% ../nbs/00_dataset.ipynb #af3f2bfe
 def read_metadata(
-    path:str|Path    # `data.csv`, or NIH's `Data_Entry_2017_v2020.csv` as it is
+    path:str|Path,   # `data.csv`, or NIH's `Data_Entry_2017_v2020.csv` as it is
+    headers:Callable|None=None # Called with (file, columns, missing NIH names), it fills columns from elsewhere; None: all must be there
 ) -> pd.DataFrame:   # One row an image: image, patient_id ... and 15 bool columns named as `CLASSES`
     "Read and check a table in NIH's format."
     needed = [nih for nih, _, _ in METADATA_COLUMNS.values()]
-    columns, n_rows = named_columns(path, needed, other_names={'Patient Sex': 'Patient Gender'})
+    required = needed if headers is None else needed[:2]
+    columns, n_rows = named_columns(path, required, needed, {'Patient Sex': 'Patient Gender'})
     if not n_rows: raise UserError(f"{path}: has a header but no row. Add one row for each image.")
+    missing = [nih for nih in needed if nih not in columns]
+    if missing: columns |= headers(path, columns, missing)
     parsed = {name: convert_column(columns[nih], convert, path, nih, remedy)
               for name, (nih, convert, remedy) in METADATA_COLUMNS.items()}
     refuse_duplicates(parsed['image'], path, "Keep one row for each image.")
@@ -351,7 +357,8 @@ def grey_from_16_bit(
 def read_image(
     path:str|Path  # An image file
 ) -> Image.Image:  # Grey, 8 bits: mode 'L'
-    "Read an X-ray as 8-bit grey, from grey, colour, transparent or 16-bit files."
+    "Read an X-ray as 8-bit grey, from grey, colour, transparent, 16-bit or DICOM files."
+    if is_dicom(path): return read_dicom(path)
     try:
         with Image.open(path) as image:
             image.load()
@@ -573,7 +580,8 @@ class ChestDataset:
         if not self.path.is_dir(): raise UserError(f"{path}: there is no such folder. A data set is a folder with images/ and data.csv.")
         self.metadata_path = self._first_of('data.csv', 'Data_Entry_2017_v2020.csv', 'Data_Entry_2017.csv')
         if self.metadata_path is None: raise UserError(f"{self.path/'data.csv'}: is missing. Write one, one row an image, with NIH's header: {NIH_HEADER}")
-        self.table, self._paths = read_metadata(self.metadata_path), find_images(self.path)
+        self._paths, self.dicom_patients = find_images(self.path), {}
+        self.table = read_metadata(self.metadata_path, self._fill if any(map(is_dicom, self._paths)) else None)
         self._match(on_mismatch)
         self.segmentation, self.boxes = self._read_masks(), self._read_boxes()
 
@@ -601,6 +609,7 @@ def image_size(
     path:str|Path # An image file
 ) -> tuple:       # (height, width) in pixels
     "Size of an image, from its first bytes."
+    if is_dicom(path): return dicom_size(path)
     try:
         with Image.open(path) as image: return image.height, image.width
     except Exception as error:
@@ -642,6 +651,65 @@ def _read_boxes(self:ChestDataset):
     problems = {row: f"the box reaches past the image {frame.image[row]!r}" for row in frame.index[outside]}
     refuse_rows(path, problems, "Give pixels of the image on disk. NIH's own boxes, for 1024×1024 pixels, must be in a file named BBox_List_2017.csv.")
     return frame
+
+# %% ../nbs/00_dataset.ipynb #e351c013
+def columns_from_headers(
+    path:str|Path,  # The file that lacks columns, for messages
+    columns:dict,   # Its columns under NIH's names, each a list of text
+    missing:list,   # NIH's names of the columns that it lacks
+    paths:dict      # Image name -> file
+) -> tuple:         # (columns, patients): NIH's name -> list of text; number -> Patient ID of the header
+    "Columns that a table lacks, from the headers of its DICOM images."
+    names, nih_names = columns['Image Index'], {name: nih for name, (nih, _, _) in METADATA_COLUMNS.items()}
+    here = [name for name in names if name in paths]
+    other = [name for name in here if not is_dicom(name)]
+    if other: raise UserError(f"{path}, row 1: missing column{'s' * (len(missing) > 1)} {', '.join(map(repr, missing))}, "
+                              f"and {other[0]!r} is no DICOM file whose header could fill it. Add the column.")
+    if not here: raise UserError(f"{path}: none of its images is on disk. Check the images folder.")
+    said = dict(zip(names, columns['Patient ID'])) if 'Patient ID' in columns else None
+    found, numbers = dicom_columns(here, paths, said and [said[name] for name in here])
+    found = {nih_names[name]: filled_in(names, here, values, nih_names[name]) for name, values in found.items()}
+    return {nih: found[nih] for nih in missing}, {number: text for text, number in numbers.items()}
+
+# %% ../nbs/00_dataset.ipynb #856ccb7e
+@patch
+def _fill(self:ChestDataset, path, columns, missing):
+    "Missing columns from the headers; remembers which patient has which number."
+    found, self.dicom_patients = columns_from_headers(path, columns, missing, self._paths)
+    return found
+
+# %% ../nbs/00_dataset.ipynb #aa20f055
+STAND_INS = {'Follow-up #': '0', 'Patient ID': '1', 'Patient Gender': 'F', 'View Position': 'PA', 'OriginalImage[Width': '1', 'Height]': '1'}
+
+def filled_in(
+    names:list,   # Image names of all rows
+    here:list,    # Those of them that are on disk
+    values:list,  # One text for each of `here`
+    nih:str       # NIH's name of the column
+) -> list:        # One text for each of `names`
+    "A column of text; rows without an image get a stand-in and are never kept."
+    known = dict(zip(here, values))
+    return [known.get(name, STAND_INS.get(nih, '')) for name in names]
+
+# %% ../nbs/00_dataset.ipynb #3527ae44
+def write_dicom_metadata(
+    path:str|Path,       # Data set folder: `images/` with DICOM files
+    labels:dict,         # Image name -> its findings, as text ('Mass|Edema') or as a list (['Mass', 'Edema']); [] is No Finding
+    to:str|Path|None=None # The file to write, which must not exist yet; None: `data.csv` in `path`
+) -> Path:               # The file written
+    "Write a `data.csv` in NIH's format for a folder of DICOM radiographs, from their headers and your labels."
+    from tempfile import TemporaryDirectory
+    to, joined = Path(to or Path(path)/'data.csv'), {}
+    if to.exists(): raise UserError(f"{to}: exists already and is not overwritten. Give another name, or move it away.")
+    for name, found in labels.items(): joined[name] = found if isinstance(found, str) else '|'.join(found) or NO_FINDING
+    on_disk = set(find_images(path))
+    for wrong, what in ((on_disk - set(joined), 'has no label'), (set(joined) - on_disk, 'has a label but is not on disk')):
+        if wrong: raise UserError(f"{path}: {min(wrong)!r} {what} ({len(wrong)} such image{'s'*(len(wrong) > 1)}). Correct the labels or the folder.")
+    columns = {'Image Index': list(joined), 'Finding Labels': list(joined.values())}
+    columns |= columns_from_headers(to, columns, [nih for nih, _, _ in METADATA_COLUMNS.values() if nih not in columns], find_images(path))[0]
+    with TemporaryDirectory() as scratch:
+        rows = '\n'.join([NIH_HEADER, *map(','.join, zip(*(columns[nih] for nih, _, _ in METADATA_COLUMNS.values())))])
+        return write_metadata(read_metadata(write_text(Path(scratch)/to.name, rows + '\n')), to)
 
 # %% ../nbs/00_dataset.ipynb #402bbbf7
 @patch

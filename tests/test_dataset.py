@@ -647,3 +647,98 @@ def test_floating_point_images_are_refused(tmp_path):
     from chestnb.dataset import read_image
     Image.fromarray(np.linspace(0, 1, 64, dtype='float32').reshape(8, 8)).save(tmp_path/'grey.tif')
     with pytest.raises(UserError, match='floating-point'): read_image(tmp_path/'grey.tif')
+
+
+# ---- DICOM beside PNG
+
+def dicom_folder(path, rows=('a.dcm,Mass', 'b.dcm,Edema|Mass', 'c.dcm,No Finding'), header='Image Index,Finding Labels', **changed):
+    "Three synthetic DICOM images of two patients, and a data.csv of the given rows."
+    from chestnb.dicom import write_dicom
+    (path/'images').mkdir(parents=True)
+    for i, name in enumerate(('a.dcm', 'b.dcm', 'c.dcm')):
+        pixels = np.arange(64, dtype=np.uint16).reshape(8, 8)*16 + i
+        facts = {'PatientID': 'A17' if name == 'c.dcm' else 'B17', 'PatientAge': '058Y', 'PatientSex': 'F', 'ViewPosition': 'AP',
+                 'PixelSpacing': [.3, .2], 'StudyDate': f'2026010{3 - i}', 'WindowCenter': 512, 'WindowWidth': 1024}
+        write_dicom(pixels, path/'images'/name, facts | changed)
+    write_text(path/'data.csv', '\n'.join([header, *rows]) + '\n')
+    return path
+
+
+def test_a_table_of_two_columns_is_enough_beside_dicom(tmp_path):
+    data = ChestDataset(dicom_folder(tmp_path/'x'))
+    assert data.table.patient_id.tolist() == [2, 2, 1] and data.dicom_patients == {1: 'A17', 2: 'B17'}
+    assert data.table.follow_up.tolist() == [1, 0, 0]
+    assert data.table.age.tolist() == [58]*3 and set(data.table.sex) == {'F'} and set(data.table.view_position) == {'AP'}
+    assert data.table[['width', 'height', 'pixel_spacing_x', 'pixel_spacing_y']].to_numpy().tolist() == [[8, 8, .2, .3]]*3
+    assert data.targets().sum() == 3 and data.title_note == 'real'
+    # linear window 512/1024: ((x - 511.5)/1023 + .5)*255
+    assert np.asarray(data.open_image('a.dcm')).ravel()[[0, 1, 32, 63]].tolist() == [0, 4, 128, 251]
+    assert data.check_images(progress=False) == 3 and ds.image_size(tmp_path/'x/images/a.dcm') == (8, 8)
+    assert ChestDataset(dicom_folder(tmp_path/'again')).table.equals(data.table)
+
+
+def test_columns_that_are_there_are_believed(tmp_path):
+    header = 'Image Index,Finding Labels,Patient ID,View Position'
+    data = ChestDataset(dicom_folder(tmp_path/'x', ['a.dcm,Mass,7,PA', 'b.dcm,Mass,8,PA', 'c.dcm,Mass,7,PA'], header, PatientID='ANONYMOUS'))
+    assert data.table.patient_id.tolist() == [7, 8, 7] and set(data.table.view_position) == {'PA'} and data.dicom_patients == {}
+    assert data.table.follow_up.tolist() == [1, 0, 0]
+
+
+def test_a_complete_table_never_opens_a_header(tmp_path, monkeypatch):
+    folder = dicom_folder(tmp_path/'x', [f'{n}.dcm,Mass,0,{i},50,F,PA,8,8,1,1' for i, n in enumerate('abc', 1)], NIH_HEADER)
+    monkeypatch.setattr(ds, 'dicom_columns', lambda *a, **k: pytest.fail('a header was read'))
+    assert len(ChestDataset(folder)) == 3
+
+
+def test_what_headers_cannot_fill_is_refused(tmp_path):
+    assert 'does not tell patients apart' in message(lambda: ChestDataset(dicom_folder(tmp_path/'a', PatientID='ANONYMOUS')))
+    said = message(lambda: ChestDataset(dicom_folder(tmp_path/'c', ViewPosition='LL')))
+    assert 'a.dcm' in said and "view position is 'LL'" in said
+    folder = dicom_folder(tmp_path/'d', ['a.dcm,Mass', 'b.dcm,Mass', 'c.dcm,Mass', 'd.png,Mass'])
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(folder/'images/d.png')
+    assert "missing column" in message(lambda: ChestDataset(folder)) and "'d.png' is no DICOM file" in message(lambda: ChestDataset(folder))
+
+
+def test_png_folders_miss_columns_as_before(tmp_path):
+    (tmp_path/'images').mkdir()
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path/'images/a.png')
+    write_text(tmp_path/'data.csv', 'Image Index,Finding Labels\na.png,Mass\n')
+    assert "missing columns 'Follow-up #'" in message(lambda: ChestDataset(tmp_path))
+
+
+def test_rows_without_an_image_beside_dicom(tmp_path):
+    folder = dicom_folder(tmp_path/'x', ['a.dcm,Mass', 'b.dcm,Mass', 'c.dcm,Mass', 'd.dcm,Mass'])
+    assert "row 5: the image 'd.dcm' is not in" in message(lambda: ChestDataset(folder))
+    part = ChestDataset(folder, on_mismatch='drop')
+    assert part.missing == ['d.dcm'] and part.table.patient_id.tolist() == [2, 2, 1]
+
+
+def test_mixed_png_and_dicom_with_a_full_table(tmp_path):
+    folder = dicom_folder(tmp_path/'x', [f'{n},Mass,0,{i},50,F,PA,8,8,1,1' for i, n in enumerate(('a.dcm', 'b.dcm', 'c.dcm', 'd.png'), 1)], NIH_HEADER)
+    Image.fromarray(np.full((8, 8), 9, np.uint8)).save(folder/'images/d.png')
+    data = ChestDataset(folder)
+    assert data.check_images(progress=False) == 4 and data.open_image('d.png').getextrema() == (9, 9)
+
+
+def test_duplicates_and_digest_see_dicom_pixels(tmp_path):
+    from chestnb.dicom import write_dicom
+    from chestnb.split import duplicate_images
+    folder = dicom_folder(tmp_path/'x')
+    write_dicom(np.arange(64, dtype=np.uint16).reshape(8, 8)*16, folder/'images/b.dcm', {'PatientID': 'C', 'PatientSex': 'M', 'WindowCenter': 512, 'WindowWidth': 1024})
+    assert duplicate_images(ChestDataset(folder)).image.tolist() == ['a.dcm', 'b.dcm']
+
+
+def test_write_dicom_metadata(tmp_path):
+    folder = dicom_folder(tmp_path/'x')
+    expected = ChestDataset(folder).table
+    (folder/'data.csv').unlink()
+    labels = {'a.dcm': 'Mass', 'b.dcm': ['Mass', 'Edema'], 'c.dcm': []}
+    assert 'has no label (1 such image)' in message(lambda: ds.write_dicom_metadata(folder, {n: labels[n] for n in ('a.dcm', 'b.dcm')}))
+    assert "'z.dcm' has a label but is not on disk" in message(lambda: ds.write_dicom_metadata(folder, labels | {'z.dcm': 'Mass'}))
+    written = ds.write_dicom_metadata(folder, labels)
+    text = written.read_text()
+    assert text.startswith(NIH_HEADER) and 'A17' not in text and 'B17' not in text
+    pd.testing.assert_frame_equal(ChestDataset(folder).table, expected)
+    assert 'not overwritten' in message(lambda: ds.write_dicom_metadata(folder, labels))
+    assert "unknown finding 'Oedema'" in message(lambda: ds.write_dicom_metadata(folder, labels | {'a.dcm': 'Oedema'}, tmp_path/'other.csv'))
+    assert not (tmp_path/'other.csv').exists()

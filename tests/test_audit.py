@@ -1,0 +1,415 @@
+"""The audit: finds what is planted, invents nothing, changes nothing; the quarantine comes back to the bit."""
+import io
+import os
+import shutil
+import subprocess
+import sys
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings, strategies as st
+from PIL import Image
+
+from chestnb import audit
+from chestnb.audit import (KINDS, UNUSABLE, audit_images, audit_page, chest_likeness, grey_facts, inspect_image, inspect_images, is_blank,
+                           is_inverted, is_saturated, near_pairs, quarantine, restore, write_audit)
+from chestnb.dataset import ChestDataset, read_metadata, write_metadata
+from chestnb.files import UserError
+
+
+def state(folder):
+    "Every file of a folder with its bytes."
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in Path(folder).rglob('*') if p.is_file()}
+
+
+def message(call):
+    with pytest.raises(UserError) as caught: call()
+    return str(caught.value)
+
+
+def found(problems): return sorted(zip(problems.image, problems.kind))
+
+
+@pytest.fixture
+def small(embedded, tmp_path):
+    "The embedded images of the first 30 synthetic patients, without masks and boxes."
+    table = read_metadata(embedded/'data.csv')
+    table = table[table.patient_id < 90_000_031].reset_index(drop=True)
+    (tmp_path/'small/images').mkdir(parents=True)
+    for name in table.image: shutil.copy(embedded/'images'/name, tmp_path/'small/images'/name)
+    write_metadata(table, tmp_path/'small/data.csv')
+    return tmp_path/'small'
+
+
+def image_of(folder, number): return folder/'images'/f'{90_000_000 + number}_000.png'
+
+
+def spoil(folder, number, change):
+    path = image_of(folder, number)
+    image = change(Image.open(path).convert('L'))
+    image.save(path)
+    return path.name
+
+
+def as_jpeg(image, quality=70):
+    packed = io.BytesIO()
+    image.save(packed, 'JPEG', quality=quality)
+    return Image.open(packed).convert('L')
+
+
+def plant(folder):
+    "One or more defects of every kind, each in the first image of a patient; returns what an audit has to say."
+    copy = lambda number: Image.open(image_of(folder, number)).convert('L')
+    expected = [(spoil(folder, 1, lambda i: i.convert('RGBA')), 'not 8-bit grey'), (spoil(folder, 2, lambda i: i.convert('RGB')), 'not 8-bit grey'),
+                (spoil(folder, 12, lambda i: Image.fromarray(np.asarray(i).astype(np.uint16)*257)), 'not 8-bit grey'),
+                (spoil(folder, 3, lambda i: i.resize((120, 128))), 'odd size'), (spoil(folder, 4, lambda i: i.resize((256, 256))), 'odd size'),
+                (spoil(folder, 6, lambda i: copy(5)), 'duplicate'), (spoil(folder, 8, lambda i: as_jpeg(copy(7))), 'near duplicate'),
+                (spoil(folder, 10, lambda i: copy(9).point(lambda v: min(255, v + 9))), 'near duplicate'),
+                (spoil(folder, 11, lambda i: Image.new('L', i.size, 0)), 'blank'), (spoil(folder, 13, lambda i: i.point(lambda v: 128 + v//40)), 'blank'),
+                (spoil(folder, 14, lambda i: i.point(lambda v: 255*(v > 110))), 'saturated'), (spoil(folder, 15, lambda i: i.point(lambda v: min(255, v*5))), 'saturated'),
+                (spoil(folder, 16, lambda i: i.point(lambda v: 255 - v)), 'inverted'), (spoil(folder, 17, lambda i: i.point(lambda v: 200 - v//2)), 'inverted')]
+    image_of(folder, 18).unlink()
+    image_of(folder, 19).rename(folder/'images/stranger.png')
+    for number, content in ((20, b''), (21, b'<html>404</html>'), (22, image_of(folder, 22).read_bytes()[:5000])):
+        image_of(folder, number).write_bytes(content)
+    expected += [(image_of(folder, n).name, 'missing') for n in (18, 19)] + [('stranger.png', 'extra')]
+    return sorted(expected + [(image_of(folder, n).name, 'unreadable') for n in (20, 21, 22)])
+
+
+# ---- what it finds
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    "A copy of the whole embedded set."
+    from conftest import ROOT
+    folder = tmp_path_factory.mktemp('whole')/'copy'
+    shutil.copytree(ROOT/'dataset', folder)
+    return folder
+
+
+def test_clean_set_has_no_problem_and_is_not_changed(whole):
+    before = state(whole)
+    problems = audit_images(whole, progress=False)
+    assert len(problems) == 0 and problems.attrs['images'] == problems.attrs['listed'] == 1509
+    assert state(whole) == before
+
+
+def test_planted_defects_in_the_whole_embedded_set_all_found_none_invented(whole, tmp_path):
+    folder = tmp_path/'spoiled'
+    shutil.copytree(whole, folder)
+    expected = plant(folder)
+    assert {kind for _, kind in expected} == set(KINDS)
+    before = state(folder)
+    problems = audit_images(folder, progress=False)
+    assert found(problems) == expected
+    assert not problems.detail.str.contains(str(folder)).any()         # the list can be shown without showing where it was made
+    pairs = {(r.image, r.other_image) for r in problems.itertuples() if r.other_image}
+    assert pairs == {(image_of(folder, a).name, image_of(folder, b).name) for a, b in ((6, 5), (8, 7), (10, 9))}
+    assert (problems.patient_id[problems.image != 'stranger.png'].str.len() == 8).all()
+    write_audit(problems, tmp_path/'out')
+    assert state(folder) == before
+
+
+def test_one_process_and_several_say_the_same(small):
+    plant(small)
+    pd.testing.assert_frame_equal(audit_images(small, workers=1, progress=False), audit_images(small, workers=3, progress=False))
+
+
+def test_table_that_chestdataset_refuses_is_audited(small):
+    text = (small/'data.csv').read_text()
+    (small/'data.csv').write_text(text.replace('Atelectasis', 'Atelectasys'))
+    with pytest.raises(UserError): ChestDataset(small)
+    assert len(audit_images(small, workers=1, progress=False)) == 0
+
+
+def test_table_of_names_alone(small):
+    names = sorted(os.listdir(small/'images'))
+    shutil.copy(small/'images'/names[0], small/'images'/names[1])
+    (small/'data.csv').write_text('Image Index\n' + '\n'.join(names) + '\n')
+    problems = audit_images(small, workers=1, progress=False)
+    assert found(problems) == [(names[1], 'duplicate')] and problems.detail[0] == 'patient not known'
+
+
+def test_near_duplicates_within_a_patient_are_no_problem(small):
+    second = small/'images/90000002_001.png'
+    as_jpeg(Image.open(image_of(small, 2)).convert('L')).save(second)
+    assert len(audit_images(small, workers=1, progress=False)) == 0
+
+
+def test_sizes_without_a_usual_one(small):
+    for i, path in enumerate(sorted((small/'images').iterdir())[::2]): Image.open(path).resize((100 + i % 20, 110)).save(path)
+    assert 'odd size' not in set(audit_images(small, workers=1, progress=False).kind)
+    spoil(small, 1, lambda i: i.resize((60, 128)))
+    spoil(small, 2, lambda i: i.resize((20, 20)))
+    assert {n for n, k in found(audit_images(small, workers=1, progress=False)) if k == 'odd size'} == {image_of(small, 1).name, image_of(small, 2).name}
+
+
+def test_dicom_images_are_audited(tmp_path, embedded):
+    from chestnb.dicom import write_dicom
+    (tmp_path/'images').mkdir()
+    names = [f'{n}.dcm' for n in 'abcdefghijk']
+    for i, name in enumerate(names):
+        pixels = np.asarray(Image.open(embedded/'images'/f'{90_000_001 + i}_000.png')).astype(np.uint16)*16
+        facts = {'PatientID': f'P{i}', 'WindowCenter': 2048, 'WindowWidth': 4096, 'ViewPosition': 'LL' if name == 'c.dcm' else 'PA'}
+        write_dicom(pixels if name != 'b.dcm' else 4095 - pixels, tmp_path/'images'/name, facts)          # b: a negative that does not say so
+    shutil.copy(tmp_path/'images/d.dcm', tmp_path/'images/e.dcm')
+    (tmp_path/'data.csv').write_text('Image Index,Finding Labels\n' + ''.join(f'{n},Mass\n' for n in names))
+    problems = audit_images(tmp_path, workers=1, progress=False)
+    assert found(problems) == [('b.dcm', 'inverted'), ('c.dcm', 'unreadable'), ('e.dcm', 'duplicate')]
+    assert "view position is 'LL'" in problems.detail[problems.kind == 'unreadable'].iloc[0]
+    assert problems.detail[problems.kind == 'duplicate'].tolist() == ['same patient']                     # the copied header says so
+
+
+def test_refusals(tmp_path, small):
+    assert 'images' in message(lambda: audit_images(tmp_path)) or 'data.csv' in message(lambda: audit_images(tmp_path))
+    assert 'expected 0' in message(lambda: audit_images(small, workers=-1))
+
+
+# ---- the criteria
+
+def test_blank_and_saturated_by_hand():
+    image = Image.fromarray(np.r_[np.zeros(60), np.full(35, 255), np.full(5, 128)].astype(np.uint8).reshape(10, 10))
+    facts = grey_facts(image)
+    assert facts == dict(spread=255, commonest=.6, black=.6, white=.35)
+    assert is_saturated(facts) and not is_blank(facts)
+    assert is_blank(grey_facts(Image.new('L', (5, 5), 9))) and not is_saturated(grey_facts(Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))))
+
+
+def test_likeness_turns_its_sign_and_ignores_contrast():
+    image = Image.fromarray(np.kron(audit.CHEST_SKETCH*28, np.ones((16, 16))).astype(np.uint8))
+    assert chest_likeness(image)[0] == pytest.approx(1)
+    assert chest_likeness(image.point(lambda v: 255 - v))[0] == pytest.approx(-1)
+    assert is_inverted(*chest_likeness(image.point(lambda v: 180 - v//2))) and not is_inverted(*chest_likeness(image.point(lambda v: 20 + v//2)))
+    assert chest_likeness(Image.new('L', (64, 64), 8)) == (0, 0)
+
+
+def test_inversion_on_real_images(shared_nih):
+    data = ChestDataset(shared_nih/'dataset')
+    values = np.array([chest_likeness(data.open_image(name)) for name in data.table.image])
+    assert sum(is_inverted(*v) for v in values) == 0
+    assert sum(is_inverted(*-v) for v in values) > .99*len(values)
+
+
+def test_real_images_have_no_invented_near_duplicates(shared_nih):
+    problems = audit_images(shared_nih/'dataset', progress=False)
+    assert problems.attrs['images'] == 2050
+    assert not len(problems[problems.kind.isin(['missing', 'extra', 'unreadable', 'odd size', 'blank', 'saturated', 'inverted', 'near duplicate'])])
+
+
+def test_real_originals_of_which_eight_are_rgba(shared_nih):
+    records = inspect_images(sorted((shared_nih/'originals_1024').glob('*.png')), workers=1, progress=False)
+    assert sum(record['mode'] == 'RGBA' for record in records) == 8 and not any('error' in record for record in records)
+
+
+# ---- the search
+
+def plain_pairs(hashes, most):
+    return [(a, b, d) for a, b in combinations(range(len(hashes)), 2) if (d := sum(bin(int(x) ^ int(y)).count('1') for x, y in zip(hashes[a], hashes[b]))) <= most]
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 2**32 - 1), st.integers(0, 40), st.integers(1, 40), st.integers(1, 5))
+def test_near_pairs_equal_the_plain_search(seed, n, most, block):
+    random = np.random.default_rng(seed)
+    hashes = random.integers(0, 2**63, (max(n//4, 1), 4), dtype=np.uint64)[random.integers(max(n//4, 1), size=n)]
+    hashes = hashes ^ (random.integers(0, 2**63, (n, 4), dtype=np.uint64) & random.integers(0, 2**63, (n, 4), dtype=np.uint64) & random.integers(0, 2**63, (n, 4), dtype=np.uint64))
+    assert [tuple(map(int, row)) for row in near_pairs(hashes, most=most, block=block)] == plain_pairs(hashes, most)
+
+
+def test_near_pairs_use_little_memory():
+    import tracemalloc
+    hashes = np.random.default_rng(0).integers(0, 2**63, (20_000, 4), dtype=np.uint64)
+    tracemalloc.start()
+    near_pairs(hashes)
+    assert tracemalloc.get_traced_memory()[1] < 50e6
+    tracemalloc.stop()
+
+
+def test_a_record_never_raises(tmp_path):
+    for content in (b'', b'\x89PNG\r\n\x1a\n', os.urandom(2000)):
+        (tmp_path/'x.png').write_bytes(content)
+        assert set(inspect_image(tmp_path/'x.png')) == {'error'} and str(tmp_path) not in inspect_image(tmp_path/'x.png')['error']
+    assert 'no such image' in inspect_image(tmp_path/'y.png')['error']
+
+
+# ---- the page
+
+def test_page_is_complete_in_itself(small, tmp_path):
+    plant(small)
+    problems = audit_images(small, workers=1, progress=False)
+    page = audit_page(problems)
+    assert 'Synthetic images.' in page and 'must not be used for diagnosis' in page
+    assert page.count('<figure') == len(problems) and 'src="http' not in page and 'href="http' not in page
+    assert page.count('alt="Thumbnail of ') == page.count('<img') > 10
+    again = pd.read_csv(write_audit(problems, tmp_path/'out').parent/'audit.csv', dtype=str, keep_default_na=False)
+    assert again.to_dict('list') == problems.to_dict('list')
+
+
+def test_page_escapes_names_and_shows_at_most_sixty(small):
+    names = [f'<b>{i}&.png' for i in range(70)]
+    for name in names: (small/'images'/name).write_bytes(b'x')
+    page = audit_page(audit_images(small, workers=1, progress=False))
+    assert '<b>1&.png' not in page and '&lt;b&gt;1&amp;.png' in page and 'the first 60 shown' in page
+
+
+# ---- quarantine
+
+def test_quarantine_leaves_a_data_set_and_restore_brings_all_back(small):
+    expected = plant(small)
+    before = state(small)
+    times = {p: p.stat().st_mtime_ns for p in small.rglob('*') if p.is_file()}
+    record = quarantine(small, audit_images(small, workers=1, progress=False))
+    gone = {name for name, kind in expected if kind in UNUSABLE}
+    after = ChestDataset(small)
+    after.check_images(progress=False)
+    assert set(after.table.image) == {Path(n).name for n in before if n.startswith('images/')} - gone
+    assert all((small/move['to']).read_bytes() == before[move['from']] for move in record['moves'])
+    assert not {k for _, k in found(audit_images(small, workers=1, progress=False))} & set(UNUSABLE)
+    assert restore(small) == len(record['moves'])
+    assert state(small) == before and not (small/'quarantine').exists()
+    assert {p: p.stat().st_mtime_ns for p in small.rglob('*') if p.is_file()} == times
+
+
+def test_kaggle_folders_and_nihs_own_table(small, embedded):
+    (small/'images_001').mkdir()
+    (small/'images').rename(small/'images_001/images')
+    (small/'data.csv').rename(small/'Data_Entry_2017_v2020.csv')
+    bad = small/'images_001/images/90000004_000.png'
+    bad.write_bytes(b'')
+    before = state(small)
+    quarantine(small, audit_images(small, workers=1, progress=False))
+    assert (small/'quarantine/images_001/images/90000004_000.png').exists() and ChestDataset(small)
+    assert restore(small) == 1 and state(small) == before
+
+
+def test_nothing_unusable_nothing_done(small):
+    before = state(small)
+    assert quarantine(small, audit_images(small, workers=1, progress=False)) == {} and state(small) == before
+    assert 'nothing to put back' in message(lambda: restore(small))
+
+
+def test_a_folder_without_any_usable_image_is_left_alone(small):
+    for path in (small/'images').iterdir(): path.write_bytes(b'')
+    before = state(small)
+    assert 'no usable image would be left' in message(lambda: quarantine(small, audit_images(small, workers=1, progress=False)))
+    assert state(small) == before
+
+
+def test_second_quarantine_is_refused(small):
+    plant(small)
+    problems = audit_images(small, workers=1, progress=False)
+    quarantine(small, problems)
+    after = state(small)
+    assert 'Put them back first' in message(lambda: quarantine(small, problems)) and state(small) == after
+
+
+STEPS = ['write_atomically', 'write_json', 'rename_within', 'write_text']
+
+
+@pytest.mark.parametrize('step,call', [(step, call) for step in STEPS for call in ((1, 2, 4) if step == 'rename_within' else (1,))])
+def test_crash_at_every_step_of_the_quarantine(small, monkeypatch, step, call):
+    plant(small)
+    before, problems = state(small), audit_images(small, workers=1, progress=False)
+    real, calls = getattr(audit, step), []
+    def crash(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == call: raise KeyboardInterrupt
+        return real(*args, **kwargs)
+    monkeypatch.setattr(audit, step, crash)
+    with pytest.raises(KeyboardInterrupt): quarantine(small, problems)
+    monkeypatch.undo()
+    if (small/'quarantine/record.json').exists(): restore(small)
+    assert {n: b for n, b in state(small).items() if not n.startswith('quarantine/')} == before
+    quarantine(small, problems)                                        # and it can be done again
+    restore(small)
+    assert state(small) == before
+
+
+@pytest.mark.parametrize('call', [1, 2, 3])
+def test_crash_while_restoring(small, monkeypatch, call):
+    plant(small)
+    before = state(small)
+    quarantine(small, audit_images(small, workers=1, progress=False))
+    real, calls = os.rename, []
+    def crash(*args):
+        calls.append(args)
+        if len(calls) == call: raise KeyboardInterrupt
+        return real(*args)
+    monkeypatch.setattr(audit.os, 'rename', crash)
+    with pytest.raises(KeyboardInterrupt): restore(small)
+    monkeypatch.undo()
+    restore(small)
+    assert state(small) == before
+
+
+KILL = '''
+import os, signal, sys
+from chestnb import audit
+real, calls = audit.rename_within, []
+def rename(*args):
+    real(*args)
+    calls.append(1)
+    if len(calls) == 2: os.kill(os.getpid(), signal.SIGKILL)
+audit.rename_within = rename
+audit.quarantine(sys.argv[1], audit.audit_images(sys.argv[1], workers=1, progress=False))
+'''
+
+
+def test_kill_9(small):
+    plant(small)
+    before = state(small)
+    done = subprocess.run([sys.executable, '-c', KILL, str(small)], capture_output=True)
+    assert done.returncode == -9 and state(small) != before
+    assert restore(small) == 2 and state(small) == before
+
+
+def test_restore_refuses_to_lose_an_edited_table(small):
+    plant(small)
+    quarantine(small, audit_images(small, workers=1, progress=False))
+    (small/'data.csv').write_text((small/'data.csv').read_text().replace('No Finding', 'Mass', 1))
+    after = state(small)
+    assert 'was changed after the quarantine' in message(lambda: restore(small)) and state(small) == after
+
+
+def test_restore_never_replaces_a_new_copy(small):
+    good = image_of(small, 22).read_bytes()
+    plant(small)
+    quarantine(small, audit_images(small, workers=1, progress=False))
+    image_of(small, 22).write_bytes(good)
+    after = state(small)
+    assert 'is there again' in message(lambda: restore(small)) and state(small) == after
+    (small/'quarantine/images'/image_of(small, 22).name).unlink()
+    restore(small)
+    assert image_of(small, 22).read_bytes() == good and not (small/'quarantine').exists()
+
+
+# ---- the command
+
+def run(*words):
+    return subprocess.run([str(Path(sys.executable).with_name('chestnb_audit')), *map(str, words)], capture_output=True, text=True)
+
+
+def test_command(small, tmp_path):
+    plant(small)
+    before = state(small)
+    done = run(small, '--out', tmp_path/'out', '--workers', 2)
+    assert done.returncode == 0 and 'near duplicate' in done.stdout and 'not a medical device' in done.stdout, done.stderr
+    assert (tmp_path/'out/audit.html').exists() and len(pd.read_csv(tmp_path/'out/audit.csv')) >= 20 and state(small) == before
+    done = run(small, '--out', tmp_path/'out', '--quarantine', '--workers', 1)
+    assert 'The folder is a data set of' in done.stdout and len(ChestDataset(small)), done.stderr
+    done = run(small, '--restore')
+    assert done.returncode == 0 and 'images are back' in done.stdout and state(small) == before
+
+
+def test_command_says_plainly_what_is_wrong(tmp_path, small):
+    for words, said in (((tmp_path/'nowhere',), 'nowhere'), ((small, '--quarantine', '--restore'), 'give one of them'), ((small, '--restore'), 'nothing to put back')):
+        done = run(*words)
+        assert done.returncode == 2 and said in done.stderr and 'Traceback' not in done.stderr
+
+
+def test_import_is_light():
+    code = 'import sys, chestnb.audit; print([m for m in ("torch", "imagehash", "scipy", "jinja2", "pydicom") if m in sys.modules])'
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'
