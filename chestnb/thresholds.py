@@ -300,9 +300,13 @@ def plot_decision_curve(models,                       # Predictions, or name -> 
 # %% ../nbs/a11_thresholds.ipynb #731035cb
 def useful_range(curve: pd.DataFrame, # From `decision_curve`, with intervals
                 ) -> tuple|None: # Lowest and highest threshold probability with a gain whose interval lies above 0; None if there is none
-    "Where the model beats marking everybody and marking nobody, by more than chance"
-    sure = curve.index[(curve['gain_low'] > 0).to_numpy()]
-    return (float(sure.min()), float(sure.max())) if len(sure) else None
+    "Where the model beats marking everybody and marking nobody by more than chance: the longest such stretch"
+    sure = (curve['gain_low'] > 0).to_numpy()
+    if not sure.any(): return None
+    run = np.cumsum(np.r_[True, sure[1:] != sure[:-1]])        # numbers the stretches of equal verdict
+    longest = np.bincount(run[sure]).argmax()
+    stretch = curve.index[run == longest]
+    return float(stretch.min()), float(stretch.max())
 
 def _finish_decision(fig, ax, curves, table, title):
     "Limits, labels, legend and title"
@@ -311,7 +315,7 @@ def _finish_decision(fig, ax, curves, table, title):
     top = max(c['net_benefit_high'].fillna(c['net_benefit']).max() for c in curves.values())
     ax.set(xlim=(0, 100*curve.index.max()), ylim=(-.3*top, 1.08*top), xlabel='Threshold probability (%)', ylabel='Net benefit (true positives per image)')
     ax.legend(frameon=False, fontsize=10)
-    said = [f'{"" if r is None else ""}{name or "the model"} ' + ('nowhere surely' if r is None else f'from {r[0]:.1%} to {r[1]:.1%}')
+    said = [f'{name or "the model"} ' + ('nowhere surely' if r is None else f'from {r[0]:.1%} to {r[1]:.1%}')
             for name, r in ((name, useful_range(c)) for name, c in curves.items())]
     title = title or f'{curve.attrs["finding"].replace("_", " ")}: better than marking everybody or nobody: {"; ".join(said)}'
     fig.suptitle(fill(title, 88) + '\n' + fill(f'{data_note(table)}; bands: 95 % patient intervals', 95), fontsize=11)
