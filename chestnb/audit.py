@@ -296,11 +296,11 @@ table {border-collapse: collapse} td, th {padding: .2rem .8rem; text-align: left
 .tiles {display: flex; flex-wrap: wrap; gap: .8rem} figure {margin: 0; width: 17.5rem; font-size: .75rem; overflow-wrap: anywhere}
 figure.one {width: 8.5rem} img {background: #000; margin-right: .2rem} footer {margin-top: 2rem; color: #555} @media print {h2 {break-after: avoid} figure {break-inside: avoid}}
 </style></head><body><h1>Image audit</h1>
-<p>{{ note }} {{ images }} files opened, {{ listed }} rows in the table, {{ n }} problems.</p>
+<p>{{ note }} {{ '{:,}'.format(images) }} files opened, {{ '{:,}'.format(listed) }} rows in the table, {{ n }} problem{{ 's' if n != 1 }}.</p>
 <table><tr><th>kind</th><th>problems</th><th>meaning</th></tr>
 {% for kind in kinds %}<tr><td>{% if kind.rows %}<a href="#{{ kind.anchor }}">{{ kind.name }}</a>{% else %}{{ kind.name }}{% endif %}</td>
 <td class="n">{{ kind.n }}</td><td>{{ kind.text }}</td></tr>{% endfor %}</table>
-{% for kind in kinds if kind.rows %}<h2 id="{{ kind.anchor }}">{{ kind.name }}</h2><p>{{ kind.n }} problems{% if kind.n > kind.rows|length %}, the first {{ kind.rows|length }} shown; all are in audit.csv{% endif %}.</p>
+{% for kind in kinds if kind.rows %}<h2 id="{{ kind.anchor }}">{{ kind.name }}</h2><p>{{ kind.n }} problem{{ 's' if kind.n != 1 }}{% if kind.n > kind.rows|length %}, the first {{ kind.rows|length }} shown; all are in audit.csv{% endif %}.</p>
 <div class="tiles">{% for row in kind.rows %}<figure{% if not row.other_image %} class="one"{% endif %}>
 {% for src, name in row.pictures if src %}<img src="{{ src }}" alt="Thumbnail of {{ name }}">{% endfor %}
 <figcaption><b>{{ row.image }}</b>{% if row.other_image %} and <b>{{ row.other_image }}</b>{% endif %}<br>{{ row.detail }}</figcaption></figure>{% endfor %}</div>{% endfor %}
