@@ -230,7 +230,7 @@ def match_split(
     if len(missing): raise UserError(f'{source} lacks images of the table: {_some(missing)}; {remedy}')
     if len(extra): raise UserError(f'{source} has images that the table lacks: {_some(extra)}; {remedy}')
     split = split.set_index('image').loc[known].reset_index()
-    other = (split['patient_id'].astype(str) != table['patient_id'].reset_index(drop=True).astype(str)).to_numpy()
+    other = (split['patient_id'].map(str) != table['patient_id'].reset_index(drop=True).map(str)).to_numpy()
     if other.any(): raise UserError(f"{source} gives another patient than the table for {_some(split['image'][other])}; {remedy}")
     return pd.DataFrame({'image': split['image'], 'patient_id': table['patient_id'].to_numpy(), 'part': split['part'].to_numpy(object)})
 
@@ -354,7 +354,7 @@ def _with_patients_of(split, dataset): # the split, after comparing it with the 
     patient = dataset.table.set_index('image')['patient_id']
     unknown = split['image'][~split['image'].isin(patient.index)]
     if len(unknown): raise UserError(f'the data set {dataset.path} lacks images of the split: {_some(unknown)}')
-    other = split['image'][(patient.loc[split['image']].astype(str).to_numpy() != split['patient_id'].astype(str).to_numpy())]
+    other = split['image'][(patient.loc[split['image']].map(str).to_numpy() != split['patient_id'].map(str).to_numpy())]
     if len(other): raise UserError(f'split and data set name different patients for {_some(other)}; make the split anew from this data set')
     return split
 
