@@ -194,7 +194,7 @@ def receive(
     "Take the body of an answer, block by block."
     from urllib3.exceptions import HTTPError
     try:
-        for block in response.raw.stream(BLOCK, decode_content=False):
+        while block := response.raw.read1(BLOCK, decode_content=False):
             if stop.is_set(): raise Stopped()
             if total is not None and part.n_bytes + len(block) > total: raise Interrupted('the server sends more than the file has')
             part.append(block)
@@ -811,8 +811,9 @@ def refuse_other_size(
 ):
     "Refuse a folder that holds something else than ChestMNIST of this size."
     before = record.get('chestmnist', 'size')
-    if before not in (None, size) or before is None and images_here(folder):
+    if before != size and images_here(folder):
         raise UserError(f'{folder}: holds ' + (f'ChestMNIST of {before} pixels' if before else 'other images') + '. Choose another folder.')
+    if (folder/'data.csv').exists(): refuse_other_file(folder/'data.csv', b'', record)
     record.set('chestmnist', 'size', size)
 
 # %% ../nbs/a6_fetch.ipynb #a6000093
@@ -866,6 +867,7 @@ def chestmnist_done(folder, record): # Every image of the table is here, and the
 
 def convert_chestmnist(folder, size, file, remote, record, progress):
     "Write images, table, split and note."
+    refuse_full_disk(folder, 112_120*(size*size + 4096))
     npz = chestmnist_here(folder, remote, file, record, progress)
     table = chestmnist_table(write_pngs(npz, folder, size, progress))
     with tempfile.TemporaryDirectory() as other:
