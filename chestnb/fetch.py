@@ -17,7 +17,7 @@ __all__ = ['NIH_ARCHIVES', 'BLOCK', 'HOPELESS', 'FRUITLESS_TRIES', 'WRONG_TRIES'
 
 # %% ../nbs/a6_fetch.ipynb #a6000004
 import ast, errno, hashlib, importlib.util, json, os, re, shutil, tarfile, tempfile, threading, zipfile, zlib
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -287,7 +287,7 @@ def pause(
 ):
     "Wait before the next attempt."
     seconds = getattr(error, 'wait', 0) or min(60, FIRST_WAIT*2**max(0, fruitless - 1))
-    if seconds > LONGEST_WAIT: raise UserError(f'the server asks to come back in {seconds/60:.0f} minutes ({error}). {KEPT}')
+    if seconds > LONGEST_WAIT: raise UserError(f'the server asks us to stay away for more than an hour ({error}). {KEPT}')
     if bars: bars[0].set_postfix_str(f'{str(error)[:60]}; again in {seconds:.0f} s')
     if stop.wait(seconds): raise Stopped()
     if bars: bars[0].set_postfix_str('')
@@ -561,11 +561,14 @@ def run_all(
 ):
     "Do the work of all archives; raise what went wrong when all have ended."
     stop = threading.Event()
+    def job(plan):
+        if stop.is_set(): raise Stopped()
+        try: return work(plan, stop)
+        except OSError:
+            stop.set()
+            raise
     with ThreadPoolExecutor(connections) as pool:
-        try:
-            futures = [pool.submit(work, plan, stop) for plan in plans]
-            for future in as_completed(futures):
-                if isinstance(future.exception(), OSError): stop.set()
+        try: wait(futures := [pool.submit(job, plan) for plan in plans])
         except KeyboardInterrupt:
             stop.set()
             pool.shutdown(cancel_futures=True)
@@ -763,12 +766,13 @@ lightweight benchmark for 2D and 3D biomedical image classification. Scientific 
 def chestmnist_images(
     archive:zipfile.ZipFile, # An opened ChestMNIST file
     part:str,                # 'train', 'val' or 'test'
-    size:int                 # Width and height that the images must have, pixels
+    size:int,                # Width and height that the images must have, pixels
+    n_images:int             # How many there must be
 ):                           # Yields (name, array (size, size)), one at a time
     "Names and pixels of one part."
     stream = npz_stream(archive, f'{part}_images')
     shape = next(stream)
-    if shape[1:] != (size, size): raise ValueError(f'{part}_images has the shape {shape}; expected images of {size}×{size} pixels')
+    if shape != (n_images, size, size): raise ValueError(f'{part}_images has the shape {shape}; expected {n_images:,} images of {size}×{size} pixels')
     for number, pixels in enumerate(stream): yield chestmnist_name(part, number), pixels
 
 # %% ../nbs/a6_fetch.ipynb #a6000090
@@ -784,7 +788,7 @@ def write_pngs(
         with zipfile.ZipFile(npz) as archive:
             labels, here = {part: npz_labels(archive, part) for part in MEDMNIST_PARTS}, images_here(folder)
             with tqdm(total=sum(map(len, labels.values())), desc='writing images', unit='image', disable=not progress, delay=2) as bar:
-                for name, pixels in (pair for part in MEDMNIST_PARTS for pair in chestmnist_images(archive, part, size)):
+                for name, pixels in (pair for part in MEDMNIST_PARTS for pair in chestmnist_images(archive, part, size, len(labels[part]))):
                     if name not in here:
                         with temporary_sibling(folder/'images'/name) as temporary: Image.fromarray(pixels).save(temporary, 'png')
                     bar.update()

@@ -241,6 +241,7 @@ def split_report(
     fractions:dict|None=None, # wanted share of each part; None: each part's share of the images
 )->pd.DataFrame: # one row a class, images and patients: total, count in each part, share in each part (%), largest deviation (%)
     "Count each class in each part, and how far its share is from the wanted one"
+    check_table(table)
     split = match_split(split, table)
     parts = list(check_fractions(fractions)) if fractions else sorted(split['part'].unique(), key=_part_order)
     if set(parts) != set(split['part']): raise UserError(f"fractions name {parts}, but the split's parts are {sorted(split['part'].unique())}")
