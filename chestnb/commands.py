@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['DEMO_FRACTIONS', 'AUDITED_PIXELS', 'told_plainly', 'exit_text', 'on_command_line', 'is_launched', 'open_dataset',
-           'chestnb_check', 'chestnb_phantom', 'chestnb_audit', 'quarantined', 'choose_split', 'choose_config',
-           'chestnb_train', 'chestnb_evaluate', 'labels_from', 'demo_configs', 'train_all', 'predict_all',
-           'write_results', 'run_summary', 'run_demo', 'default_run_folder', 'chestnb_demo', 'demo_report']
+           'chestnb_check', 'chosen_folder', 'chestnb_nih', 'chestnb_chestmnist', 'chestnb_phantom', 'chestnb_audit',
+           'quarantined', 'choose_split', 'choose_config', 'chestnb_train', 'chestnb_evaluate', 'labels_from',
+           'demo_configs', 'train_all', 'predict_all', 'write_results', 'run_summary', 'run_demo', 'default_run_folder',
+           'chestnb_demo', 'demo_report']
 
 # %% ../nbs/a4_commands.ipynb #e59dcb10
 import os, sys, time, warnings
@@ -72,6 +73,41 @@ def chestnb_check(
     if not skip_images: dataset.check_images()
     print(dataset.summary().to_string())
     print(f'\nOK: {len(dataset):,} images ({dataset.title_note}). {NOT_FOR_CLINICAL_USE}')
+
+# %% ../nbs/a4_commands.ipynb #a6c00007
+def chosen_folder(
+    to:str # What the user gave as --to
+) -> str:  # The same
+    "Refuse to fill the folder that somebody happens to be in."
+    if not to: raise UserError('where shall the data go? Give a folder: --to DIR')
+    return to
+
+# %% ../nbs/a4_commands.ipynb #a6c00002
+@call_parse
+@told_plainly
+def chestnb_nih(
+    to:str='',                         # Folder of the data set; made if it is missing
+    parts:str='',                      # Which of the twelve archives, such as 1,3 or 2-5; empty: all
+    connections:int=4,                 # Archives in work at the same time
+    remove_archives:store_true=False,  # Remove each archive after its images were unpacked and counted
+    dry_run:store_true=False           # Only say what would be done
+):
+    "Fetch NIH ChestX-ray14 (45 GB, resumed if interrupted) and make a data set of it. Not for clinical use."
+    from chestnb.fetch import fetch_nih
+    fetch_nih(chosen_folder(to), parts, connections, remove_archives, dry_run)
+
+# %% ../nbs/a4_commands.ipynb #a6c00003
+@call_parse
+@told_plainly
+def chestnb_chestmnist(
+    to:str='',                         # Folder of the data set; made if it is missing
+    size:int=28,                       # Width and height of the images: 28, 64, 128 or 224 pixels
+    file:str='',                       # The .npz file, if it was downloaded before; empty: fetch it
+    remove_archives:store_true=False   # Remove the fetched .npz file when its images are written
+):
+    "Fetch ChestMNIST, the NIH images made small; it has no patient ids and another split. Not for clinical use."
+    from chestnb.fetch import fetch_chestmnist
+    fetch_chestmnist(chosen_folder(to), size, file, remove_archives)
 
 # %% ../nbs/a4_commands.ipynb #8241988d
 @call_parse

@@ -4,17 +4,17 @@
 
 # %% auto #0
 __all__ = ['FINDINGS', 'NO_FINDING', 'CLASSES', 'STRUCTURES', 'FIRST_SYNTHETIC_PATIENT', 'AGE_UNITS', 'OLDEST_CREDIBLE',
-           'IMAGE_ENDINGS', 'USUAL_NAME', 'METADATA_COLUMNS', 'NIH_HEADER', 'COUNTS_2017', 'NUMPY_ORDER',
-           'SEGMENTATION_COLUMNS', 'OPTIONAL_IN_SEGMENTATION', 'BOX_HEADER', 'BOX_COLUMNS', 'STAND_INS', 'MASK_COLOURS',
-           'NIH_LINK', 'NIH_CITATION', 'NIH_ACKNOWLEDGEMENT', 'NIH_ATTRIBUTION', 'torchxrayvision_file', 'open_text',
-           'fitted_row', 'read_rows', 'refuse_rows', 'convert_column', 'parse_labels', 'label_columns', 'parse_age',
-           'parse_image_name', 'parse_whole', 'parse_number', 'parse_choice', 'named_columns', 'refuse_duplicates',
-           'read_metadata', 'plain_number', 'write_metadata', 'nih_metadata', 'compare_labels', 'label_release',
-           'official_test_patients', 'is_official_test', 'grey_from_16_bit', 'read_image', 'encode_mask', 'parse_runs',
-           'decode_mask', 'refuse_bad_runs', 'read_segmentation', 'write_segmentation', 'resize_mask',
-           'resize_segmentation', 'parse_box_finding', 'read_boxes', 'write_boxes', 'nih_boxes', 'find_images',
-           'embedded_dataset', 'ChestDataset', 'image_size', 'columns_from_headers', 'filled_in',
-           'write_dicom_metadata', 'draw_masks', 'draw_boxes']
+           'IMAGE_ENDINGS', 'USUAL_NAME', 'METADATA_COLUMNS', 'NIH_HEADER', 'MAY_BE_UNKNOWN', 'COUNTS_2017',
+           'NUMPY_ORDER', 'SEGMENTATION_COLUMNS', 'OPTIONAL_IN_SEGMENTATION', 'BOX_HEADER', 'BOX_COLUMNS', 'STAND_INS',
+           'MASK_COLOURS', 'NIH_LINK', 'NIH_CITATION', 'NIH_ACKNOWLEDGEMENT', 'NIH_ATTRIBUTION', 'torchxrayvision_file',
+           'open_text', 'fitted_row', 'read_rows', 'refuse_rows', 'convert_column', 'parse_labels', 'label_columns',
+           'parse_age', 'parse_image_name', 'parse_whole', 'parse_number', 'parse_choice', 'metadata_column',
+           'patients_unknown', 'named_columns', 'refuse_duplicates', 'read_metadata', 'plain_number', 'write_metadata',
+           'nih_metadata', 'compare_labels', 'label_release', 'official_test_patients', 'is_official_test',
+           'grey_from_16_bit', 'read_image', 'encode_mask', 'parse_runs', 'decode_mask', 'refuse_bad_runs',
+           'read_segmentation', 'write_segmentation', 'resize_mask', 'resize_segmentation', 'parse_box_finding',
+           'read_boxes', 'write_boxes', 'nih_boxes', 'find_images', 'embedded_dataset', 'ChestDataset', 'image_size',
+           'columns_from_headers', 'filled_in', 'write_dicom_metadata', 'draw_masks', 'draw_boxes']
 
 # %% ../nbs/00_dataset.ipynb #c71e1d00
 import copy, csv, difflib, functools, gzip, importlib.util, io, math, os, re
@@ -229,6 +229,26 @@ METADATA_COLUMNS = {
 }
 NIH_HEADER = ','.join(nih for nih, _, _ in METADATA_COLUMNS.values())
 
+# %% ../nbs/00_dataset.ipynb #c3a1f0d2
+MAY_BE_UNKNOWN = ('patient_id', 'follow_up', 'sex', 'view_position', 'width', 'height') # Each is known for all rows or for none
+
+def metadata_column(
+    values:list,   # Text of one column, one value a row
+    name:str,      # A key of `METADATA_COLUMNS`
+    path:str|Path  # The file, for the message
+) -> pd.Series:    # Converted values; NaN in every row if the column is empty from top to bottom
+    "Convert one column of the table, or find it unknown for the whole set."
+    nih, convert, remedy = METADATA_COLUMNS[name]
+    if name in MAY_BE_UNKNOWN and not any(value.strip() for value in values):
+        return pd.Series([math.nan]*len(values), dtype='str' if name in ('sex', 'view_position') else float)
+    return convert_column(values, convert, path, nih, remedy)
+
+def patients_unknown(
+    table:pd.DataFrame # With a column `patient_id`
+) -> bool:             # True if no row names a patient
+    "Is this a set whose patients nobody knows?"
+    return bool(table.patient_id.isna().all())
+
 # %% ../nbs/00_dataset.ipynb #b597d340
 def named_columns(
     path:str|Path,        # A CSV file
@@ -271,8 +291,7 @@ def read_metadata(
     if not n_rows: raise UserError(f"{path}: has a header but no row. Add one row for each image.")
     missing = [nih for nih in needed if nih not in columns]
     if missing: columns |= headers(path, columns, missing)
-    parsed = {name: convert_column(columns[nih], convert, path, nih, remedy)
-              for name, (nih, convert, remedy) in METADATA_COLUMNS.items()}
+    parsed = {name: metadata_column(columns[nih], name, path) for name, (nih, _, _) in METADATA_COLUMNS.items()}
     refuse_duplicates(parsed['image'], path, "Keep one row for each image.")
     labels = parsed.pop('labels')
     order = ['image', 'patient_id', *(name for name in parsed if name not in ('image', 'patient_id'))]
@@ -295,8 +314,7 @@ def write_metadata(
     labels = ['|'.join(sorted(name for name, yes in zip(CLASSES, row) if yes))
               for row in table[list(CLASSES)].to_numpy(bool)]
     columns = [labels if name == 'labels' else [plain_number(value) for value in table[name]] for name in METADATA_COLUMNS]
-    for values, (nih, convert, remedy) in zip(columns, METADATA_COLUMNS.values()):
-        convert_column(values, convert, path, nih, remedy)
+    for values, name in zip(columns, METADATA_COLUMNS): metadata_column(values, name, path)
     refuse_duplicates(columns[0], path, "Keep one row for each image.")
     return write_text(path, '\n'.join([NIH_HEADER, *map(','.join, zip(*columns))]) + '\n')
 
@@ -341,6 +359,8 @@ def is_official_test(
     table:pd.DataFrame # With a column `patient_id`
 ) -> pd.Series:        # bool, one a row
     "Which rows belong to patients of NIH's official test list."
+    if table.patient_id.isna().any(): raise UserError("the official test list is a list of patients, and this table has rows without a patient_id. "
+                                                      "Use NIH's own images and data.csv for the official split.")
     return table.patient_id.isin(official_test_patients())
 
 # %% ../nbs/00_dataset.ipynb #f74f1dc4
@@ -802,8 +822,8 @@ def release(self:ChestDataset) -> str:
 def __repr__(self:ChestDataset):
     masks = '' if self.segmentation is None else f', masks of {len(self.segmentation):,} images'
     boxes = '' if self.boxes is None else f', {len(self.boxes):,} boxes'
-    return (f"ChestDataset('{self.path.name}'): {len(self):,} {self.title_note} images of "
-            f"{self.table.patient_id.nunique():,} patients{masks}{boxes}")
+    patients = 'unknown patients' if patients_unknown(self.table) else f'{self.table.patient_id.nunique():,} patients'
+    return f"ChestDataset('{self.path.name}'): {len(self):,} {self.title_note} images of {patients}{masks}{boxes}"
 
 # %% ../nbs/00_dataset.ipynb #975c52b5
 @patch
@@ -817,7 +837,8 @@ def _counts(self:ChestDataset):
     chosen |= {('sex', sex): (table.sex == sex, '') for sex in ('F', 'M')}
     chosen |= {('age', 'known'): (table.age.notna(), ages),
                ('age', 'not known'): (table.age.isna(), f'empty, or not credible: above {OLDEST_CREDIBLE} years')}
-    return {key: dict(images=int(yes.sum()), percent=round(100*yes.mean(), 2), patients=table.patient_id[yes].nunique(), note=note)
+    patients = {key: pd.NA if patients_unknown(table) else table.patient_id[yes].nunique() for key, (yes, _) in chosen.items()}
+    return {key: dict(images=int(yes.sum()), percent=round(100*yes.mean(), 2), patients=patients[key], note=note)
             for key, (yes, note) in chosen.items()}
 
 # %% ../nbs/00_dataset.ipynb #0b4852c2
