@@ -14,7 +14,7 @@ from chestnb.saliency import (METHODS, attention_of, cascade_steps, cut_at, draw
                               grid_maps, layer_gradients, looking, map_similarity, pair_maps, randomisation_check, randomised,
                               saliency_maps)
 
-SMALL = SMALL_FUSION | dict(reduced_channels=16)
+SMALL = SMALL_FUSION | dict(reduced_channels=16, branch_stages=-1)
 
 
 def build(seed=0, **changes):
@@ -54,7 +54,7 @@ def test_evidence_adds_up_to_the_logit(model):
 def test_gradient_is_the_slope(model, layer):
     "Against finite differences along the gradient itself."
     features, (slope,) = layer_gradients(model, batch(1), [5], layer)
-    step = .02*float(features.norm()/slope.norm())
+    step = .004*float(features.norm()/slope.norm())
     with looking(model), torch.no_grad():
         _, rest = cut_at(model, batch(1), layer)
         measured = float(rest(features + step*slope)[0, 5].double() - rest(features - step*slope)[0, 5].double())/(2*step)
@@ -125,12 +125,13 @@ def test_formulas_against_torchcam_on_a_plain_network():
 def test_branches_against_torchcams_hooks(backbone):
     "DenseNet ends in an in-place ReLU; torch-cam differentiates the whole model, we do not."
     own = build(branches=[backbone, 'test_resnet'])
-    x = batch(2)
-    for finding in (0, 7):
+    x, found = batch(2, 96, 96), 0
+    for finding in range(0, 14, 2):
         with GradCAM(own, 'branches.0') as extractor: wanted = extractor(finding, own(x), normalized=False)[0]
         ours = grid_maps(own, x, FINDINGS[finding], 'grad_cam', 0)[:, 0]
-        assert wanted.max() > 0
-        torch.testing.assert_close(ours, wanted, rtol=1e-3, atol=1e-6*float(wanted.max()) + 1e-9)
+        torch.testing.assert_close(ours, wanted, rtol=1e-3, atol=1e-4*float(wanted.max()) + 1e-9)
+        found += int(wanted.max() > 0)
+    assert found >= 2
 
 
 # many families, sizes, layers

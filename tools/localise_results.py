@@ -66,14 +66,14 @@ def main(data, out, epochs, runs):
             if dataset.segmentation is not None and layer == 'fused': maps[f'{kind} ({name})'] = own
         if name.startswith('finding_query'):
             checks = [randomisation_check(model, dataset, pairs, MAPS[kind][0]).assign(map=kind) for kind in ('attention', 'evidence', 'Grad-CAM', 'Grad-CAM++')]
-            write_csv(out/'localisation_randomised.csv', pd.concat(checks))
+            write_csv(out/'localisation_randomised.csv', pd.concat(checks).round(4))
     scores |= {'random 4×4': random_scores(targets, 4)} | baseline_scores(pairs, targets, 8)
     scores['random 8×8'] = scores.pop('random')
     result = localisation_table(scores, pairs)
-    write_csv(out/'localisation.csv', result)
+    write_csv(out/'localisation.csv', result.round(4))
     differences = [localisation_differences(scores, pairs, reference).assign(minus=reference) for reference in ('random 8×8', 'centre', 'usual place')]
-    write_csv(out/'localisation_differences.csv', pd.concat(differences))
-    if maps: write_csv(out/'localisation_structures.csv', structure_table(maps, pairs.image, dataset))
+    write_csv(out/'localisation_differences.csv', pd.concat(differences).round(4))
+    if maps: write_csv(out/'localisation_structures.csv', structure_table(maps, pairs.image, dataset).round(4))
     write_json(out/'localisation.json', {'data': dataset.title_note, 'images_with_boxes': int(pairs.image.nunique()), 'patients': int(pairs.patient_id.nunique()),
         'pairs': len(pairs), 'epochs': epochs, 'image_size': 128, 'seed': 0, 'resamples': 1000, 'models': made,
         'region': 'bounding box of the connected part with the maximum above half of it'})
