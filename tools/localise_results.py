@@ -10,12 +10,13 @@ import argparse
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from chestnb.dataset import ChestDataset, embedded_dataset, image_size, nih_boxes
 from chestnb.files import UserError, write_csv, write_json
 from chestnb.fusion import SMALL_FUSION
-from chestnb.localisation import (baseline_scores, box_pairs, box_targets, check_boxes_unseen, localisation_differences,
+from chestnb.localisation import (baseline_scores, box_pairs, box_targets, centre_prior, check_boxes_unseen, localisation_differences,
                                   localisation_table, random_scores, readable_localisation, score_maps, structure_table)
 from chestnb.saliency import pair_maps, randomisation_check
 from chestnb.split import images_in, official_split, patient_split
@@ -73,6 +74,7 @@ def main(data, out, epochs, runs):
     write_csv(out/'localisation.csv', result.round(4))
     differences = [localisation_differences(scores, pairs, reference).assign(minus=reference) for reference in ('random 8×8', 'centre', 'usual place')]
     write_csv(out/'localisation_differences.csv', pd.concat(differences).round(4))
+    if maps: maps['centre'] = np.broadcast_to(centre_prior(128), targets.shape)
     if maps: write_csv(out/'localisation_structures.csv', structure_table(maps, pairs.image, dataset).round(4))
     write_json(out/'localisation.json', {'data': dataset.title_note, 'images_with_boxes': int(pairs.image.nunique()), 'patients': int(pairs.patient_id.nunique()),
         'pairs': len(pairs), 'epochs': epochs, 'image_size': 128, 'seed': 0, 'resamples': 1000, 'models': made,
