@@ -76,6 +76,25 @@ def test_crop_moves_and_clips():
     np.testing.assert_allclose(corners, [[0, 10, 10, 30], [30, 5, 60, 45]])
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(20, 120), st.integers(20, 120), st.integers(8, 64), st.data())
+def test_box_follows_the_lung_crop(height, width, size, data):
+    "Cut out first, then padded and shrunk: the part of the box that is left lies where the function says."
+    from chestnb.datablock import pad_to_square
+    left, upper = data.draw(st.integers(0, width//2)), data.draw(st.integers(0, height//2))
+    crop = (left, upper, data.draw(st.integers(left + 5, width)), data.draw(st.integers(upper + 5, height)))
+    x, y = data.draw(st.integers(0, crop[2] - 1)), data.draw(st.integers(0, crop[3] - 1))
+    w, h = data.draw(st.integers(max(1, left - x + 1), 200)), data.draw(st.integers(max(1, upper - y + 1), 200))
+    pixels = np.zeros((height, width), np.uint8)
+    pixels[y:y + h, x:x + w] = 255
+    square = np.asarray(pad_to_square(Image.fromarray(pixels).crop(crop))) > 0
+    seen_down, seen_across = (square.any(axis).repeat(size).reshape(size, -1).mean(1) for axis in (1, 0))
+    (low_x, low_y, high_x, high_y), = boxes_on_map(frame((x, y, w, h)), (height, width), size, crop)
+    edges = np.arange(size + 1)
+    for low, high, seen in ((low_x, high_x, seen_across), (low_y, high_y, seen_down)):
+        np.testing.assert_allclose(np.clip(np.minimum(high, edges[1:]) - np.maximum(low, edges[:-1]), 0, 1), seen, atol=1e-9)
+
+
 def test_scale_boxes_equals_the_data_sets_own_scaling(tmp_path, shared_nih):
     "ChestDataset scales a BBox_List_2017.csv in its folder; the function gives the same numbers."
     boxes = nih_boxes()
