@@ -6,8 +6,8 @@
 __all__ = ['REDUCING_GAP', 'PACK_FORMAT', 'PACK_CHUNK', 'pad_to_square', 'grey_square', 'pack_recipe', 'source_state', 'pack_key',
            'pack_chunk', 'read_record', 'sound_chunks', 'Pack', 'pack_header', 'older_packs', 'made_before',
            'check_room', 'one_at_a_time', 'end_with_parent', 'run_chunks', 'begin_pack', 'fill_pack', 'refuse_unusable',
-           'finish_pack', 'pack_images', 'pack_folders', 'why_unfit', 'find_pack', 'verify_pack', 'drop_from_cache',
-           'block_shuffle']
+           'finish_pack', 'pack_images', 'pack_folders', 'why_unfit', 'find_pack', 'verify_pack', 'verified_pack',
+           'drop_from_cache', 'block_shuffle']
 
 # %% ../nbs/a5_full_scale.ipynb #f3c9b2a8
 import contextlib, functools, hashlib, json, mmap, os, random, shutil, threading, warnings
@@ -218,8 +218,10 @@ def made_before(
     "Squares that need not be made again."
     made = {}
     for path, old, checksums in older_packs(folder, header['recipe']['size']):
-        if old['key'] == header['key'] or old['recipe'] != header['recipe'] or not path.is_file(): continue
-        for start in sound_chunks(path, checksums, progress):
+        if old['key'] == header['key'] or old['recipe'] != header['recipe']: continue
+        try: sound = sound_chunks(path, checksums, progress)
+        except (OSError, ValueError): continue   # no array, or a short one
+        for start in sound:
             for row in range(start, min(start + PACK_CHUNK, len(old['images']))):
                 if old['images'][row] not in old['skipped']: made[old['images'][row], *old['state'][row].tolist()] = (str(path), row)
     return made
@@ -275,8 +277,10 @@ def begin_pack(
     record, array, size = folder/f".{header['data'].removesuffix('.npy')}.record", folder/f".{header['data']}", header['recipe']['size']
     shape, found = (len(header['images']), size, size), read_record(record)
     if (folder/header['data']).is_file(): os.replace(folder/header['data'], array)   # killed between the two last renames
-    if found and array.is_file() and np.load(array, mmap_mode='r').shape == shape:
-        return {start: found[1][start] for start in sound_chunks(array, found[1], progress)}
+    if found:
+        with contextlib.suppress(OSError, ValueError):   # no array, or a short one
+            if np.load(array, mmap_mode='r').shape == shape:
+                return {start: found[1][start] for start in sound_chunks(array, found[1], progress)}
     check_room(folder, np.prod(shape, dtype=np.int64))
     np.lib.format.open_memmap(array, 'w+', np.uint8, shape)   # sparse: the space is taken as it is written
     write_text(record, json.dumps(header) + '\n')
@@ -314,7 +318,7 @@ def refuse_unusable(
     shown = [f'  {reason}' for _, reason in sorted(failed.items())[:50]] + [f'  ... and {len(failed) - 50:,} more']*(len(failed) > 50)
     raise UserError(f'{len(failed):,} of {n:,} images cannot be used, so the pack is not finished:\n' + '\n'.join(shown) +
                     '\nCopy or download these files again, take them out of the data set (chestnb_audit --quarantine), or leave them out '
-                    'of the pack (--skip-unusable). The other squares are kept for the next run.')
+                    'of the pack (--skip_unusable). The other squares are kept for the next run.')
 
 def finish_pack(
     folder:Path,  # Where packs lie
@@ -414,6 +418,23 @@ def verify_pack(
         f'{pack.data_path}: {len(damaged)} of {len(pack.checksums)} chunks are not as they were written; the first holds images '
         f'{pack.images[damaged[0]]} and following. Delete {pack.path.name} and run chestnb_pack again.')
     return len(pack)
+
+# %% ../nbs/a5_full_scale.ipynb #aa2273b7
+def verified_pack(
+    dataset:ChestDataset, # The images
+    size:int,             # Side of the squares, pixels
+    out:str|Path='',      # Where packs lie; empty: `packs` in the data set's folder
+    progress:bool=True    # Show a progress bar
+) -> Pack:                # The pack: fit for use, and as it was written
+    "An existing pack, compared with its checksums and with the images."
+    path = Path(out or dataset.path/'packs')/f'{size}.json'
+    remedy = f'Run: chestnb_pack {dataset.path} --size {size}' + f' --out {out}'*bool(out)
+    if not path.is_file(): raise UserError(f'{path}: there is no pack of this size. {remedy}')
+    pack = Pack(path)
+    reason = why_unfit(pack, dataset, list(dataset.table.image))
+    if reason: raise UserError(f'{path}: this pack must not be used, because {reason}. {remedy}')
+    verify_pack(pack, progress)
+    return pack
 
 # %% ../nbs/a5_full_scale.ipynb #7fcc3f72
 def drop_from_cache(
