@@ -34,7 +34,7 @@ class PartSplitter:
     def __init__(self,
         split:pd.DataFrame # Columns `image` and `part`; parts 'train' and 'valid' are used
     ):
-        self.part = dict(zip(split['image'], split['part']))
+        self.part = dict(zip(split['image'].tolist(), split['part'].tolist()))
     def __call__(self,
         images:list # Image names
     ) -> tuple:     # (positions of 'train', positions of 'valid')
@@ -70,7 +70,7 @@ class Findings(Transform):
     ):
         super().__init__()
         self.vocab, self.c = list(FINDINGS), len(FINDINGS)
-        self.row = {name: i for i, name in enumerate(dataset.table['image'])}
+        self.row = {name: i for i, name in enumerate(dataset.table['image'].tolist())}
         self.targets = torch.tensor(dataset.targets())
     def encodes(self, name:str): return TensorFindings(self.targets[self.row[name]])
     def decodes(self, target:TensorMultiCategory):
@@ -88,7 +88,7 @@ class GreyImages(Transform):
         super().__init__()
         if image_size < 8: raise UserError(f'image_size is {image_size}; give the side in pixels, at least 8, for example 128.')
         self.dataset, self.image_size, self.lung_crop = dataset, image_size, lung_crop
-        self.row = {name: i for i, name in enumerate(dataset.table['image'])}
+        self.row = {name: i for i, name in enumerate(dataset.table['image'].tolist())}
         self.pack = None if lung_crop else find_pack(dataset, image_size) # section 13
         self.is_cached = self.pack is None and len(self.row)*image_size**2 <= cache_bytes
         self.forget()
@@ -393,12 +393,13 @@ def check_learning_split(
         if not (split['part'] == part).any(): raise UserError(
             f"The split has the parts {sorted(set(split['part']))} but no '{part}'. Training needs 'train' and 'valid': "
             'see patient_split, or rotate_folds for folds.')
-    patients = dict(zip(dataset.table['image'], dataset.table['patient_id']))
+    patients = dict(zip(dataset.table['image'].tolist(), dataset.table['patient_id'].astype(str).tolist()))
     used = split[split['part'].isin(['train', 'valid'])]
-    unknown = [name for name in used['image'] if name not in patients]
+    pairs = list(zip(used['image'].tolist(), used['patient_id'].astype(str).tolist()))
+    unknown = [name for name, _ in pairs if name not in patients]
     if unknown: raise UserError(f'{len(unknown)} images of the split are not in {dataset.path}, for example {unknown[0]}. '
                                 'Use the split that was made from this data set, or make a new one.')
-    wrong = [name for name, patient in zip(used['image'], used['patient_id']) if str(patients[name]) != str(patient)]
+    wrong = [name for name, patient in pairs if patients[name] != patient]
     if wrong: raise UserError(f'{len(wrong)} images have another patient_id in the split than in data.csv, for example {wrong[0]}. '
                               'Make the split anew from this data set.')
 
@@ -494,7 +495,7 @@ def image_dataloader(
     device=None             # None: the GPU if there is one
 ) -> ChestDL:               # Batches (images, findings), the last may be smaller
     "A loader of given images: same order, no augmentation, none dropped."
-    images, known = list(images), set(dataset.table['image'])
+    images, known = list(images), set(dataset.table['image'].tolist())
     unknown = [name for name in images if name not in known]
     if unknown: raise UserError(f'{len(unknown)} images are not in {dataset.path}, for example {unknown[0]}. '
                                 'Give names from the column Image Index of its data.csv.')

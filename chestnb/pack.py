@@ -188,7 +188,7 @@ def pack_header(
     size:int              # Side of the squares, pixels
 ) -> dict:                # The index of the pack to be, without checksums
     "What is to be packed."
-    images = list(dataset.table.image)
+    images = dataset.table.image.tolist()
     recipe, state = pack_recipe(size, images), source_state([dataset._paths[name] for name in images])
     key = pack_key(recipe, images, state)
     return {'recipe': recipe, 'key': key, 'data': f'{size}-{key[:12]}.npy', 'images': images,
@@ -377,7 +377,7 @@ def why_unfit(
     recipe = pack_recipe(pack.size, images)
     other = [f'{name} {pack.recipe.get(name)} instead of {recipe[name]}' for name in recipe if pack.recipe.get(name) != recipe[name]]
     if other: return f'it was made with {", ".join(other)}'
-    row = dict(zip(pack.images, range(len(pack))))
+    row = pack.row | {name: pack.images.index(name) for name in pack.skipped}
     absent = [name for name in images if name not in row]
     if absent: return f'{len(absent):,} of {len(images):,} images are not in it, for example {absent[0]}'
     now = source_state([dataset._paths[name] for name in images])
@@ -392,7 +392,7 @@ def find_pack(
     images:list|None=None   # Names that will be read; None: all of the data set
 ) -> Pack|None:             # A pack that holds exactly what reading the files would give
     "The pack to read instead of the files, if there is one; a warning if there is one that must not be used."
-    images, reasons = list(dataset.table.image if images is None else images), []
+    images, reasons = dataset.table.image.tolist() if images is None else list(images), []
     for path in (folder/f'{size}.json' for folder in pack_folders(dataset)):
         if not path.is_file(): continue
         try:
@@ -431,7 +431,7 @@ def verified_pack(
     remedy = f'Run: chestnb_pack {dataset.path} --size {size}' + f' --out {out}'*bool(out)
     if not path.is_file(): raise UserError(f'{path}: there is no pack of this size. {remedy}')
     pack = Pack(path)
-    reason = why_unfit(pack, dataset, list(dataset.table.image))
+    reason = why_unfit(pack, dataset, dataset.table.image.tolist())
     if reason: raise UserError(f'{path}: this pack must not be used, because {reason}. {remedy}')
     verify_pack(pack, progress)
     return pack
