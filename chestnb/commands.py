@@ -175,7 +175,7 @@ def chestnb_pack(
         if verify: pack = verified_pack(dataset, side, out)
         else: pack = pack_images(dataset, side, out, workers, skip_unusable)
         left_out = f', {len(pack.skipped):,} of them left out as unusable' if pack.skipped else ''
-        print(f'{side} px: {len(pack):,} images{left_out}, {pack.data_path.stat().st_size/1e9:.2f} GB in {pack.data_path}' + ' (verified)'*verify)
+        print(f'{side} px: {len(pack):,} images{left_out}, {pack.data_path.stat().st_size/1e6:,.1f} MB in {pack.data_path}' + ' (verified)'*verify)
     if out: print(f'Loaders find this folder when CHESTNB_PACKS={out} is set.')
     print(NOT_FOR_CLINICAL_USE)
 
