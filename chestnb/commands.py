@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['DEMO_FRACTIONS', 'AUDITED_PIXELS', 'told_plainly', 'exit_text', 'on_command_line', 'is_launched', 'open_dataset',
            'chestnb_check', 'chosen_folder', 'chestnb_nih', 'chestnb_chestmnist', 'chestnb_phantom', 'chestnb_audit',
-           'quarantined', 'choose_split', 'choose_config', 'chestnb_train', 'chestnb_evaluate', 'labels_from',
-           'demo_configs', 'train_all', 'predict_all', 'write_results', 'run_summary', 'run_demo', 'default_run_folder',
-           'chestnb_demo', 'demo_report']
+           'quarantined', 'choose_split', 'choose_config', 'chestnb_train', 'pack_sizes', 'chestnb_pack',
+           'chestnb_evaluate', 'labels_from', 'demo_configs', 'train_all', 'predict_all', 'write_results',
+           'run_summary', 'run_demo', 'default_run_folder', 'chestnb_demo', 'demo_report']
 
 # %% ../nbs/a4_commands.ipynb #e59dcb10
 import os, sys, time, warnings
@@ -216,6 +216,42 @@ def chestnb_train(
     train_model(dataset, choose_split(dataset, split, seed), out, config, resume=resume, on_epoch=print_epoch)
     if not is_launched() or os.environ.get('RANK') == '0':
         print(f'Best weights, history and figures are in {out}. {NOT_FOR_CLINICAL_USE}')
+
+# %% ../nbs/a4_commands.ipynb #f3044e52
+from fastcore.script import Param
+
+# %% ../nbs/a4_commands.ipynb #5459b7ea
+def pack_sizes(
+    size=None # A number, a text such as '224,512', or a list of either; None: 224
+) -> list:    # Sizes in pixels, each once
+    "The sizes that the user asked for."
+    texts = str(size or 224).strip('[]').replace("'", '').split(',')
+    try: sizes = list(dict.fromkeys(int(text) for text in texts))
+    except ValueError: raise UserError(f'size is {size!r}; give whole numbers of pixels, for example --size 224 --size 512') from None
+    if min(sizes) < 8: raise UserError(f'size {min(sizes)} is too small; give at least 8 pixels, for example --size 224')
+    return sizes
+
+# %% ../nbs/a4_commands.ipynb #0de98f78
+@call_parse
+@told_plainly
+def chestnb_pack(
+    data:str,                     # Data set folder
+    size:Param('Side of the squares, pixels; may be given several times (default: 224)', str, action='append')=None,
+    out:str='',                   # Folder of the packs; empty: `packs` in the data set's folder
+    workers:int=0,                # Processes that decode; 0: one for each core
+    skip_unusable:store_true=False, # Leave out images that cannot be read, instead of failing at the end
+    verify:store_true=False       # Only compare existing packs with their checksums and with the images
+):
+    "Decode all images of a data set once, into one memory-mapped array. Not for clinical use."
+    from chestnb.pack import pack_images, verified_pack
+    dataset, sizes = open_dataset(data), pack_sizes(size)
+    for side in sizes:
+        if verify: pack = verified_pack(dataset, side, out)
+        else: pack = pack_images(dataset, side, out, workers, skip_unusable)
+        left_out = f', {len(pack.skipped):,} of them left out as unusable' if pack.skipped else ''
+        print(f'{side} px: {len(pack):,} images{left_out}, {pack.data_path.stat().st_size/1e6:,.1f} MB in {pack.data_path}' + ' (verified)'*verify)
+    if out: print(f'Loaders find this folder when CHESTNB_PACKS={out} is set.')
+    print(NOT_FOR_CLINICAL_USE)
 
 # %% ../nbs/a4_commands.ipynb #1e9f4270
 @call_parse

@@ -10,6 +10,7 @@ from PIL import Image
 
 from chestnb.dataset import FINDINGS, ChestDataset, encode_mask, write_metadata, write_segmentation
 from chestnb.files import UserError
+from chestnb.pack import pack_images
 from chestnb.split import LeakageError, image_split, images_in, patient_split
 import chestnb.datablock as datablock
 from chestnb.datablock import (GREY_MEAN, GREY_STD, ChestDL, Findings, FindingNames, GreyImages, PartSplitter, XrayAugment, affine_maps,
@@ -357,3 +358,92 @@ def test_show_batch(dataset, split):
     titles = [ax.get_title() for ax in plt.gcf().axes if ax.get_title()]
     plt.close('all')
     assert len(titles) == 6
+
+
+# -- packs and block shuffling
+
+@pytest.fixture
+def packed(dataset, tmp_path, monkeypatch):
+    "The embedded synthetic set with a pack at 32 pixels."
+    pack_images(dataset, 32, out=tmp_path, workers=1, progress=False)
+    monkeypatch.setenv('CHESTNB_PACKS', str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize('num_workers', [0, 2])
+def test_a_pack_changes_nothing_but_the_speed(dataset, split, packed, monkeypatch, num_workers):
+    with_pack = loaders(dataset, split, num_workers=num_workers)
+    assert image_reader(with_pack).pack and not image_reader(with_pack).is_cached
+    monkeypatch.delenv('CHESTNB_PACKS')
+    without = loaders(dataset, split, num_workers=num_workers)
+    assert image_reader(without).pack is None
+    for one, other in zip(with_pack, without):
+        assert all(torch.equal(a, b) for a, b in zip(all_batches(one), all_batches(other)))
+
+
+def test_a_pack_serves_items_subsets_and_prediction(dataset, split, packed, monkeypatch):
+    names = list(dataset.table['image'])[100:140][::-1]
+    part = dataset.subset(names)
+    reader = GreyImages(part, 32)
+    item, batch = reader(names[3]), reader.batch(names)
+    predicted = all_batches(image_dataloader(part, names, image_size=32, device='cpu'))[0]
+    monkeypatch.setattr(GreyImages, 'decode_image', lambda self, name: pytest.fail('a file was decoded'))
+    assert torch.equal(GreyImages(part, 32).batch(names), batch)
+    monkeypatch.undo()
+    plain = GreyImages(part, 32)
+    assert plain.pack is None and torch.equal(plain(names[3]), item) and torch.equal(plain.batch(names), batch)
+    assert torch.equal(all_batches(image_dataloader(part, names, image_size=32, device='cpu'))[0], predicted)
+
+
+def test_batches_from_a_pack_are_bytes_until_the_device(dataset, split, packed):
+    dls = loaders(dataset, split)
+    sent = next(iter(dls.train.create_batches([0, 1, 2, 3]*16)))[0]
+    assert sent.dtype == torch.uint8 and dls.one_batch()[0].dtype == torch.float32
+
+
+def test_a_reader_with_a_pack_survives_a_pickle(dataset, packed, monkeypatch):
+    reader, name = GreyImages(dataset, 32), dataset.table['image'][7]
+    text = pickle.dumps(reader)
+    assert pickle.loads(text).pack.key == reader.pack.key and torch.equal(pickle.loads(text)(name), reader(name))
+    monkeypatch.delenv('CHESTNB_PACKS') # a machine without the pack
+    assert pickle.loads(text).pack is None and torch.equal(pickle.loads(text)(name), reader(name))
+
+
+def test_a_stale_pack_is_announced_and_not_used(small, monkeypatch):
+    dataset = ChestDataset(small)
+    pack_images(dataset, 32, workers=1, progress=False)
+    assert GreyImages(dataset, 32).pack and GreyImages(dataset, 32, lung_crop=True).pack is None
+    name = dataset.table['image'][2]
+    Image.new('L', (60, 50), 200).save(dataset.image_path(name))
+    with pytest.warns(UserWarning, match='1 of 12 images changed'): reader = GreyImages(dataset, 32)
+    assert reader.pack is None and reader.batch([name]).max() == 200
+
+
+def test_an_image_that_the_pack_left_out_is_not_black(small):
+    dataset = ChestDataset(small)
+    name = dataset.table['image'][2]
+    path = dataset.image_path(name)
+    path.write_bytes(path.read_bytes()[:200])
+    pack_images(dataset, 32, workers=1, skip_unusable=True, progress=False)
+    reader = GreyImages(dataset, 32)
+    assert reader.pack
+    with pytest.raises(UserError, match=name): reader.batch([dataset.table['image'][0], name])
+    with pytest.raises(UserError, match=name): reader(name)
+
+
+def test_block_shuffle_in_the_loader(dataset, split, packed):
+    dls, full = loaders(dataset, split, shuffle_block=16), loaders(dataset, split)
+    orders = []
+    for epoch in (0, 0, 1):
+        seed_dataloaders(dls, 3, epoch)
+        orders.append(dls.train.get_idxs())
+        assert sorted(orders[-1]) == list(range(len(dls.train_ds)))
+    assert orders[0] == orders[1] != orders[2]
+    assert dls.valid.get_idxs() == list(range(len(dls.valid_ds))) and image_reader(dls).pack.read_ahead == 16
+    assert full.train.get_idxs() != orders[0] and image_reader(full).pack.read_ahead == 0
+    assert len({row//16 for row in orders[0][:64]}) <= 18 < len({row//16 for row in full.train.get_idxs()[:64]})
+
+
+@pytest.mark.parametrize('arguments', [{'shuffle_block': -1}, {'shuffle_block': 8, 'sampler': 'balanced'}])
+def test_block_shuffle_refusals(dataset, split, arguments):
+    with pytest.raises(UserError, match='shuffle_block'): loaders(dataset, split, **arguments)
