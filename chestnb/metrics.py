@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['auroc_by_pairs', 'roc_points', 'mean_ranks', 'auroc', 'average_precision', 'auroc_per_finding',
-           'average_precision_per_finding', 'macro_auroc', 'absent_findings', 'RankedScores', 'weighted_scores']
+           'average_precision_per_finding', 'macro_auroc', 'absent_findings', 'RankedScores', 'running_sums',
+           'exact_type', 'weighted_scores']
 
 # %% ../nbs/a3_metrics.ipynb #96b821fe
 import numpy as np
@@ -109,7 +110,7 @@ def absent_findings(targets, # 0 or 1, shape (n_images, n_findings)
 
 # %% ../nbs/a3_metrics.ipynb #b0919ece
 class RankedScores:
-    "One finding's images sorted once and gathered in blocks, to be scored under many weightings of the patients"
+    "One finding's images sorted once and gathered in steps, to be scored under many weightings of the patients"
     def __init__(self,
                  target,  # 0 or 1, shape (n_images,)
                  score,   # Any real number, shape (n_images,)
@@ -117,25 +118,53 @@ class RankedScores:
                  n_units: int): # How many patients there are
         order = np.argsort(-np.asarray(score), kind='stable')
         score, target, unit = np.asarray(score)[order], np.asarray(target)[order].astype(bool), np.asarray(unit)[order]
-        group = np.cumsum(np.r_[False, score[1:] != score[:-1]])  # tied images share a group
-        found = np.unique(group[target])                          # groups with a positive image
-        block = np.searchsorted(found, group) + np.searchsorted(found, group, side='right')
-        shape = (2*len(found) + 1, n_units)
-        self.everyone = sparse.csr_array((np.ones(len(unit)), (block, unit)), shape=shape)
-        self.positive = sparse.csr_array((np.ones(int(target.sum())), (block[target], unit[target])), shape=shape)
+        group = np.cumsum(np.r_[False, score[1:] != score[:-1]]) # tied images share a group
+        halts = np.unique(group[target])                         # groups with a positive image
+        step = np.searchsorted(halts, group)                     # the halt that first includes an image
+        tied = ~target & (np.r_[halts, -1][step] == group)
+        side = int(np.ceil(np.sqrt(len(halts) + 1)))             # rows are padded to a square number, see `running_sums`
+        def images(which): return sparse.csr_array((np.ones(int(which.sum())), (step[which], unit[which])), (side*side, n_units))
+        self.negative, self.positive, tied = images(~target), images(target), images(tied)
+        self.tied_steps = np.flatnonzero(np.diff(tied.indptr))
+        self.tied, self.images = tied[self.tied_steps], np.bincount(unit, minlength=n_units).astype(float)
 
-    def __repr__(self): return f'RankedScores({self.everyone.shape[0]} blocks of {self.everyone.shape[1]} patients)'
+    def __repr__(self): return f'RankedScores({self.negative.shape[0]} steps of {self.negative.shape[1]} patients)'
+
+# %% ../nbs/a3_metrics.ipynb #48198b15
+def running_sums(rows, # A square number of rows, shape (side*side, n_resamples); changed in place
+                ) -> np.ndarray: # The same array, each row the sum of all rows down to it
+    "Running sums down the rows, in two levels"
+    side = int(np.sqrt(len(rows)))
+    bands = rows.reshape(side, side, -1)
+    for i in range(1, side): bands[:, i] += bands[:, i - 1]
+    for i in range(1, side): bands[i] += bands[i - 1, -1]
+    return rows
+
+# %% ../nbs/a3_metrics.ipynb #062be685
+def exact_type(weights,        # Weights, of any type
+               largest: float, # The largest sum of weights that will be needed
+              ) -> type: # A type in which sums of these weights, up to the largest, are exact
+    "The smallest number type that is safe and quick for sums of weights"
+    if np.asarray(weights).dtype.kind not in 'iub': return np.float64
+    return np.uint16 if largest < 2**16 else np.float32 if largest < 2**24 else np.float64
+
+# %% ../nbs/a3_metrics.ipynb #cddf026b
+def _total(new, value): return np.einsum('sr,sr->r', new, value) # the sum over the steps, for each resample
 
 # %% ../nbs/a3_metrics.ipynb #672a7db1
 def weighted_scores(ranked: RankedScores, # One finding, sorted
-                    weights,              # Weight of each patient in each resample, shape (n_units, n_resamples)
+                    weights,              # Weight of each patient in each resample, at least 0, shape (n_units, n_resamples)
                    ) -> tuple: # AUROC and average precision, each (n_resamples,); NaN where a class is empty
     "AUROC and average precision under each column of weights"
-    everyone, positive = ranked.everyone @ weights, ranked.positive @ weights
-    passed, found = np.cumsum(everyone, axis=0), np.cumsum(positive, axis=0)
-    n_positive, n_negative = found[-1], passed[-1] - found[-1]
-    area = ((everyone - positive)*(found - positive/2)).sum(axis=0)
-    steps = (positive*found/np.maximum(passed, 1e-300)).sum(axis=0)
+    weights = np.asarray(weights)
+    total = ranked.images @ weights.astype(float)
+    weights = weights.astype(exact_type(weights, total.max(initial=0)))
+    new, passed, tied = (m.astype(weights.dtype) @ weights for m in (ranked.positive, ranked.negative, ranked.tied))
+    new, found, passed = new.astype(float), running_sums(new).astype(float), running_sums(passed).astype(float)
+    n_positive, n_negative = found[-1], total - found[-1]
+    pairs = n_positive*n_negative
+    won = pairs - _total(new, passed) + _total(new[ranked.tied_steps], tied.astype(float))/2
+    precision = np.divide(found, np.maximum(passed + found, 1e-300), out=passed)
     defined = (n_positive > 0) & (n_negative > 0)
-    return (np.divide(area, n_positive*n_negative, out=np.full(area.shape, np.nan), where=defined),
-            np.divide(steps, n_positive, out=np.full(steps.shape, np.nan), where=defined))
+    return (np.divide(won, pairs, out=np.full(won.shape, np.nan), where=defined),
+            np.divide(_total(new, precision), n_positive, out=np.full(won.shape, np.nan), where=defined))
