@@ -148,7 +148,7 @@ def operating_from_sums(sums,    # Sums of `operating_columns` over images, shap
                         present, # Findings that belong in the means, shape (n_findings,) bool
                        ) -> dict: # Name in `OPERATING` -> (..., n_findings + 3): findings, then `MEANS`
     "Operating scores from the sums of their columns"
-    parts = np.moveaxis(sums.reshape(*sums.shape[:-1], 5, -1), -2, 0)
+    parts = np.moveaxis(sums.reshape(*sums.shape[:-1], 5, len(present)), -2, 0)
     found, marked, positive, images, squares = np.concatenate([parts, parts.sum(axis=-1, keepdims=True)], axis=-1)
     negative, left = images - positive, images - positive - marked + found
     some, any_negative = positive > 0, negative > 0

@@ -69,7 +69,7 @@ def test_missing_extra_and_duplicated_images(data):
         score_table(predictions, table.drop(index=5))
     with pytest.raises(UserError, match=f'more than one row for {name}'):
         score_table(pd.concat([predictions, predictions.iloc[[5]]]), table)
-    with pytest.raises(UserError, match=f'table has more than one row for {name}'):
+    with pytest.raises(UserError, match=f'The table: more than one row for {name}'):
         score_table(predictions, pd.concat([table, table.iloc[[5]]]))
 
 
@@ -119,10 +119,10 @@ def test_scores_equal_scikit_learn(data):
     table, predictions = data
     targets, scores, _ = prediction_arrays(predictions, table)
     result = score_table(predictions, table, n_resamples=0)
-    assert list(result.index) == [*FINDINGS, 'macro', 'micro']
+    assert list(result.index) == [*FINDINGS, 'macro', 'micro', 'weighted']
     np.testing.assert_allclose(result['auroc'].iloc[:14], roc_auc_score(targets, scores, average=None), atol=1e-12)
     np.testing.assert_allclose(result['average_precision'].iloc[:14], average_precision_score(targets, scores, average=None), atol=1e-12)
-    for kind in ('macro', 'micro'):
+    for kind in ('macro', 'micro', 'weighted'):
         assert result.loc[kind, 'auroc'] == pytest.approx(roc_auc_score(targets, scores, average=kind), abs=1e-12)
         assert result.loc[kind, 'average_precision'] == pytest.approx(average_precision_score(targets, scores, average=kind), abs=1e-12)
     assert result[['auroc_low', 'auroc_high', 'ap_low', 'ap_high']].isna().all().all()
@@ -148,8 +148,8 @@ def test_bootstrap_equals_the_plain_loop(data):
         t, s = targets[rows], scores[rows]
         for name, function in (('auroc', roc_auc_score), ('average_precision', average_precision_score)):
             np.testing.assert_allclose(fast[name][i, :14], function(t, s, average=None), atol=1e-12)
-            assert fast[name][i, 14] == pytest.approx(function(t, s, average='macro'), abs=1e-12)
-            assert fast[name][i, 15] == pytest.approx(function(t, s, average='micro'), abs=1e-12)
+            for at, mean in enumerate(('macro', 'micro', 'weighted'), start=14):
+                assert fast[name][i, at] == pytest.approx(function(t, s, average=mean), abs=1e-12)
 
 
 def test_patients_are_drawn_whole(data):
@@ -235,7 +235,8 @@ def test_one_positive_patient_has_no_interval(sparse):
     scores = score_table(predictions, table, 100)
     assert np.isfinite(scores.loc['Mass', 'auroc']) and scores.loc['Mass', ['auroc_low', 'auroc_high']].isna().all()
     assert scores.loc['macro', ['auroc_low', 'auroc_high']].isna().all(), 'a constant finding would make the macro interval too narrow'
-    assert scores.attrs['no_interval'] == ['Mass', 'macro'] and 'one patient: Mass, macro' in score_note(scores)
+    assert scores.loc['weighted', ['auroc_low', 'ap_high']].isna().all() and np.isfinite(scores.loc['micro', 'auroc_low'])
+    assert scores.attrs['no_interval'] == ['Mass', 'macro', 'weighted'] and 'one patient: Mass, macro, weighted' in score_note(scores)
     compared = compare_models({'one': predictions, 'other': predictions}, table, 100)
     assert compared[['auroc_low', 'difference_low']].isna().all().all() and 'one patient: macro' in score_note(compared)
 

@@ -1,0 +1,424 @@
+"Resampling of patients, operating scores, DeLong, Holm: against the plain loop, scikit-learn and the definitions."
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from sklearn.metrics import (average_precision_score, brier_score_loss, f1_score, precision_score, recall_score,
+                             roc_auc_score)
+
+from chestnb.files import UserError
+from chestnb.resampling import (MEANS, OPERATING, UNITS, bootstrap_p, delong, difference_test, holm, interval, operating_bootstrap,
+                                operating_columns, operating_scores, patient_bootstrap, placements, present_findings,
+                                resample_weights, resampled_sums, with_means)
+
+
+def study(seed=0, n_patients=25, k=3, ties=False, prevalence=.3):
+    "Targets, scores and patients; patients have one to six images that resemble each other."
+    random = np.random.default_rng(seed)
+    patients = np.repeat(np.arange(n_patients)*7 + 3, random.integers(1, 7, n_patients))
+    number = np.unique(patients, return_inverse=True)[1]
+    targets = random.random((len(patients), k)) < prevalence
+    scores = 1/(1 + np.exp(-(targets + random.normal(size=(n_patients, k))[number] + random.normal(size=targets.shape))))
+    order = random.permutation(len(patients))
+    return targets[order], (scores.round(1) if ties else scores)[order], patients[order]
+
+
+def copied(number, column):
+    "Rows of one resample, copied out."
+    return np.arange(len(number)).repeat(column[number])
+
+
+# -- weights, sums, intervals
+
+def test_the_draw_has_not_changed():
+    "Numbers of a seed are part of every published interval."
+    number, weights = resample_weights([7, 7, 7, 9, 4, 4], 4, seed=0)
+    assert number.tolist() == [1, 1, 1, 2, 0, 0]
+    assert weights.T.tolist() == [[0, 2, 1], [3, 0, 0], [3, 0, 0], [0, 1, 2]]
+    assert (resample_weights([7, 7, 9, 4], 9, 0)[1] == resample_weights([4, 9, 7], 9, 0)[1]).all()
+
+
+def test_units():
+    ids = np.array(['a', 'b', 'a', 'c'])
+    _, by_patient = resample_weights(ids, 30)
+    _, by_image = resample_weights(ids, 30, unit='image')
+    assert by_patient.shape == (3, 30) and (by_patient.sum(axis=0) == 3).all()
+    assert by_image.shape == (4, 30) and (by_image.sum(axis=0) == 4).all()
+    assert resample_weights(ids, 0)[1].shape == (3, 0)
+    for bad in (dict(unit='study'), dict(n_resamples=-1)):
+        with pytest.raises(UserError, match='expected'): resample_weights(ids, **bad)
+    assert UNITS == ('patient', 'image')
+
+
+@given(st.integers(0, 10**6), st.integers(1, 4))
+@settings(max_examples=60, deadline=None)
+def test_sums_are_those_of_the_copied_images(seed, k):
+    random = np.random.default_rng(seed)
+    ids = random.integers(0, 9, random.integers(1, 40))
+    number, weights = resample_weights(ids, 5, seed)
+    values = random.normal(size=(len(ids), k))
+    sums = resampled_sums(values, number, weights)
+    expected = [values[copied(number, column)].sum(axis=0) for column in weights.T]
+    np.testing.assert_allclose(sums, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_sums_of_counts_are_exact_and_shapes_hold():
+    number, weights = resample_weights(np.arange(5000)//2, 2500)
+    ones = resampled_sums(np.ones(5000, bool), number, weights)
+    assert ones.shape == (2500, 1) and (ones == 5000).all()
+    assert resampled_sums(np.ones((5000, 2)), number, weights[:, :0]).shape == (0, 2)
+    for bad in (np.nan, np.inf):
+        with pytest.raises(UserError, match='NaN or infinite'): resampled_sums(np.full(5000, bad), number, weights)
+
+
+def test_interval():
+    low, high, used = interval(np.arange(1001.))
+    assert (low, high, used) == (25, 975, 1001)
+    assert interval(np.arange(1001.), level=.9)[:2] == (50, 950)
+    low, high, used = interval(np.empty((0, 2)))
+    assert np.isnan(low).all() and np.isnan(high).all() and used.tolist() == [0, 0]
+    for level in (0, 1, 95):
+        with pytest.raises(UserError, match='0.95'): interval([1.], level)
+
+
+# -- scores in resamples
+
+@pytest.mark.parametrize('ties', [False, True])
+@pytest.mark.parametrize('unit', UNITS)
+@pytest.mark.parametrize('seed', range(4))
+def test_bootstrap_equals_the_plain_loop(seed, unit, ties):
+    targets, scores, patients = study(seed, ties=ties)
+    draws = patient_bootstrap(targets, scores, patients, 25, seed, unit)
+    number, weights = resample_weights(patients, 25, seed, unit)
+    for i, column in enumerate(weights.T):
+        rows = copied(number, column)
+        t, s = targets[rows], scores[rows]
+        assert present_findings(t).all()
+        for name, score in (('auroc', roc_auc_score), ('average_precision', average_precision_score)):
+            expected = np.r_[score(t, s, average=None), [score(t, s, average=mean) for mean in MEANS]]
+            np.testing.assert_allclose(draws[name][i], expected, rtol=0, atol=1e-12)
+
+
+@given(st.data())
+@settings(max_examples=80, deadline=None)
+def test_any_small_set_equals_the_plain_loop(data):
+    "Few images, heavy ties, empty classes."
+    n = data.draw(st.integers(2, 14))
+    targets = data.draw(hnp.arrays(bool, (n, 2)))
+    scores = data.draw(hnp.arrays(float, (n, 2), elements=st.sampled_from([0., .1, .5, .500001, 1.])))
+    patients = data.draw(hnp.arrays(np.int64, n, elements=st.integers(0, 4)))
+    draws = patient_bootstrap(targets, scores, patients, 6, seed=1)
+    number, weights = resample_weights(patients, 6, seed=1)
+    for f in range(2):
+        alone = min(len(np.unique(patients[targets[:, f]])), len(np.unique(patients[~targets[:, f]]))) < 2
+        for i, column in enumerate(weights.T):
+            t, s = targets[copied(number, column), f], scores[copied(number, column), f]
+            if alone or t.all() or not t.any():
+                assert np.isnan(draws['auroc'][i, f]) and np.isnan(draws['average_precision'][i, f])
+            else:
+                assert draws['auroc'][i, f] == pytest.approx(roc_auc_score(t, s), abs=1e-12)
+                assert draws['average_precision'][i, f] == pytest.approx(average_precision_score(t, s), abs=1e-12)
+
+
+def test_heavy_patients_do_not_overflow():
+    "A resample with more than 65,535 images leaves 16 bits."
+    random = np.random.default_rng(0)
+    patients = np.repeat([0, 1, 2], [60_000, 300, 300])
+    targets, scores = random.random((60_600, 1)) < .3, random.random((60_600, 1)).round(3)
+    draws = patient_bootstrap(targets, scores, patients, 12, seed=0)
+    number, weights = resample_weights(patients, 12, seed=0)
+    assert weights[0].max() >= 2
+    for i, column in enumerate(weights.T):
+        rows = copied(number, column)
+        assert draws['auroc'][i, 0] == pytest.approx(roc_auc_score(targets[rows, 0], scores[rows, 0]), abs=1e-12)
+        assert draws['average_precision'][i, 0] == pytest.approx(average_precision_score(targets[rows, 0], scores[rows, 0]), abs=1e-12)
+
+
+def test_chunks_do_not_matter():
+    targets, scores, patients = study(1)
+    many, few = patient_bootstrap(targets, scores, patients, 300), patient_bootstrap(targets, scores, patients, 7)
+    number, weights = resample_weights(patients, 300)
+    assert many['auroc'].shape == (300, 6) and few['auroc'].shape == (7, 6)
+    from chestnb.metrics import RankedScores, weighted_scores
+    whole = weighted_scores(RankedScores(targets[:, 1], scores[:, 1], number, len(weights)), weights)
+    np.testing.assert_array_equal(many['auroc'][:, 1], whole[0])
+    np.testing.assert_array_equal(patient_bootstrap(targets, scores, patients, 300)['auroc'], many['auroc'])
+    assert patient_bootstrap(targets, scores, patients, 0)['auroc'].shape == (0, 6)
+    assert operating_bootstrap(targets, scores, .5, patients, 0)['ppv'].shape == (0, 6)
+
+
+def test_one_patient_with_all_negatives_has_no_interval():
+    targets, scores, patients = study(2)
+    targets[:, 0] = patients != patients[0]
+    draws = patient_bootstrap(targets, scores, patients, 20)['auroc']
+    assert np.isnan(draws[:, [0, 3, 5]]).all() and np.isfinite(draws[:, [1, 2, 4]]).all()
+
+
+def test_weighted_mean_survives_a_finding_that_is_not_drawn():
+    targets, scores, patients = study(3)
+    targets[:, 0] = np.isin(patients, patients[:2])
+    assert len(np.unique(patients[:2])) == 2
+    draws = patient_bootstrap(targets, scores, patients, 200)['auroc']
+    gone = np.isnan(draws[:, 0])
+    assert 5 < gone.sum() < 100
+    assert np.isnan(draws[gone, 3]).all() and np.isfinite(draws[:, 5]).all()
+    number, weights = resample_weights(patients, 200)
+    positives = resampled_sums(targets, number, weights)
+    at = np.flatnonzero(gone)[0]
+    assert draws[at, 5] == pytest.approx(np.average(draws[at, 1:3], weights=positives[at, 1:]), abs=1e-12)
+
+
+@pytest.mark.parametrize('bad, says', [(np.nan, 'NaN'), (None, 'shape')])
+def test_bootstrap_refuses(bad, says):
+    targets, scores, patients = study()
+    scores = scores[1:] if bad is None else np.where(scores == scores[3, 1], bad, scores)
+    with pytest.raises(UserError, match=says): patient_bootstrap(targets, scores, patients, 3)
+
+
+def test_with_means_leaves_out_what_is_not_present():
+    each = np.array([[.5, np.nan, .7], [np.nan, .2, .7]])
+    result = with_means(each, [.1, .2], [[2, 0, 6], [0, 5, 5]], np.array([True, False, True]))
+    np.testing.assert_allclose(result[:, 3:], [[.6, .1, (2*.5 + 6*.7)/8], [np.nan, .2, .7]])
+    nothing = with_means([np.nan], .3, [0], np.array([False]))
+    assert np.isnan(nothing[[0, 1, 3]]).all() and nothing[2] == .3
+
+
+# -- operating scores
+
+def sklearn_operating(t, s, cut):
+    "By scikit-learn, NaN where we promise NaN."
+    marked, nan = s >= cut, np.nan
+    some, any_negative = t.any(), not t.all()
+    return [recall_score(t, marked) if some else nan,
+            recall_score(~t, ~marked) if any_negative else nan,
+            precision_score(t, marked) if some and marked.any() else nan,
+            precision_score(~t, ~marked) if any_negative and not marked.all() else nan,
+            f1_score(t, marked) if some else nan,
+            brier_score_loss(t.astype(int), s, labels=[0, 1]) if len(t) else nan]
+
+
+@given(st.data())
+@settings(max_examples=150, deadline=None)
+def test_operating_scores_equal_scikit_learn(data):
+    n = data.draw(st.integers(1, 30))
+    target = data.draw(hnp.arrays(bool, n))
+    score = data.draw(hnp.arrays(float, n, elements=st.one_of(st.floats(0, 1), st.sampled_from([0., .25, .5, 1.]))))
+    cut = data.draw(st.sampled_from([0., .25, .5, .3, 1.]))
+    ours = operating_scores(target[:, None], score[:, None], cut)
+    np.testing.assert_allclose([ours[name][0] for name in OPERATING], sklearn_operating(target, score, cut), rtol=0, atol=1e-12)
+
+
+@pytest.mark.filterwarnings('error')
+def test_operating_bootstrap_equals_the_plain_loop():
+    targets, scores, patients = study(5, ties=True)
+    cuts = np.array([.3, .5, .6])
+    draws = operating_bootstrap(targets, scores, cuts, patients, 30, seed=4)
+    number, weights = resample_weights(patients, 30, seed=4)
+    for i, column in enumerate(weights.T):
+        rows = copied(number, column)
+        t, s = targets[rows], scores[rows]
+        expected = np.array([sklearn_operating(t[:, f], s[:, f], cuts[f]) for f in range(3)])
+        pooled = sklearn_operating(t.ravel(), np.where(s >= cuts, 1., 0.).ravel(), .5)
+        for at, name in enumerate(OPERATING):
+            np.testing.assert_allclose(draws[name][i, :3], expected[:, at], rtol=0, atol=1e-12)
+            assert draws[name][i, 3] == pytest.approx(expected[:, at].mean(), abs=1e-12)
+            assert draws[name][i, 5] == pytest.approx(np.average(expected[:, at], weights=t.sum(axis=0)), abs=1e-12)
+            micro = ((s - t)**2).mean() if name == 'brier' else pooled[at]
+            assert draws[name][i, 4] == pytest.approx(micro, abs=1e-12)
+
+
+@pytest.mark.filterwarnings('error')
+def test_operating_scores_with_nothing_to_say():
+    targets, scores, patients = study(6)
+    targets[:, 0], targets[:, 1] = False, True
+    point = operating_scores(targets, scores, .5)
+    assert np.isnan([point[name][0] for name in ('sensitivity', 'ppv', 'f1')]).all()
+    assert np.isnan([point[name][1] for name in ('specificity', 'npv')]).all()
+    assert np.isfinite([point['specificity'][0], point['sensitivity'][1], *point['brier']]).all()
+    for name in OPERATING: assert point[name][3] == pytest.approx(point[name][2])  # the macro mean is over the third finding alone
+    unmarked = operating_scores(targets, scores, [.5, .5, 1.])
+    assert np.isnan(unmarked['ppv'][[2, 3, 5]]).all() and unmarked['sensitivity'][2] == unmarked['f1'][2] == 0
+
+
+def test_operating_needs_two_patients():
+    targets, scores, patients = study(7)
+    targets[:, 0] = patients == patients[0]
+    draws = operating_bootstrap(targets, scores, .5, patients, 20)
+    for name in ('sensitivity', 'ppv', 'f1'):
+        assert np.isnan(draws[name][:, [0, 3, 5]]).all() and np.isfinite(draws[name][:, 4]).all()
+    for name in ('specificity', 'npv', 'brier'): assert np.isfinite(draws[name]).all()
+
+
+@pytest.mark.parametrize('cut, scores, says', [(1.5, None, 'from 0 to 1'), (-.1, None, 'from 0 to 1'), (np.nan, None, 'from 0 to 1'),
+                                               (.5, 7., 'sigmoid'), (.5, np.nan, 'NaN')])
+def test_operating_refuses(cut, scores, says):
+    targets, good, _ = study()
+    with pytest.raises(UserError, match=says): operating_columns(targets, good if scores is None else np.full(good.shape, scores), cut)
+
+
+# -- DeLong
+
+def pairs_won(positive, negative):
+    "1 if the positive image wins, a half for a tie: the definition, without ranks"
+    return np.sign(positive[:, None] - negative[None, :])/2 + .5
+
+
+def slow_delong(target, scores, clusters):
+    "Obuchowski (1997), equations written out with loops over clusters; with clusters of one image, DeLong (1988)"
+    k = scores.shape[1]
+    won = [pairs_won(s[target], s[~target]) for s in scores.T]
+    areas = np.array([w.mean() for w in won])
+    m, n = target.sum(), (~target).sum()
+    owner_up, owner_down = clusters[target], clusters[~target]
+    ids = sorted(set(clusters.tolist()))
+    i10, i01, everyone = len(set(owner_up.tolist())), len(set(owner_down.tolist())), len(ids)
+    cov = np.zeros((k, k))
+    for a in range(k):
+        for b in range(k):
+            s10 = s01 = s11 = s11_swapped = 0.
+            for c in ids:
+                up, down = owner_up == c, owner_down == c
+                xa, xb = (won[j][up].mean(axis=1).sum() - up.sum()*areas[j] if up.any() else 0. for j in (a, b))
+                ya, yb = (won[j][:, down].mean(axis=0).sum() - down.sum()*areas[j] if down.any() else 0. for j in (a, b))
+                s10, s01, s11, s11_swapped = s10 + xa*xb, s01 + ya*yb, s11 + xa*yb, s11_swapped + xb*ya
+            cov[a, b] = (i10/((i10 - 1)*m)*s10/m + i01/((i01 - 1)*n)*s01/n + everyone/(everyone - 1)*(s11 + s11_swapped)/(m*n))
+    return areas, cov
+
+
+@st.composite
+def paired(draw):
+    n = draw(st.integers(4, 25))
+    target = draw(hnp.arrays(bool, n))
+    target[:2], target[2:4] = True, False
+    scores = draw(hnp.arrays(float, (n, 2), elements=draw(st.sampled_from([st.floats(0, 1), st.sampled_from([0., .2, .5, 1.])]))))
+    clusters = draw(hnp.arrays(np.int64, n, elements=st.integers(0, 6)))
+    clusters[:4] = [0, 1, 2, 3]
+    return target, scores, clusters
+
+
+@given(paired())
+@settings(max_examples=150, deadline=None)
+def test_delong_equals_the_definition(data):
+    target, scores, clusters = data
+    for given_clusters, slow in ((None, np.arange(len(target))), (clusters, clusters)):
+        areas, cov = delong(target, scores, given_clusters)
+        slow_areas, slow_cov = slow_delong(target, scores, slow)
+        np.testing.assert_allclose(areas, slow_areas, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(cov, slow_cov, rtol=0, atol=1e-12)
+    for s, area in zip(scores.T, areas): assert area == pytest.approx(roc_auc_score(target, s), abs=1e-12)
+
+
+@given(paired())
+@settings(max_examples=60, deadline=None)
+def test_delong_is_the_covariance_of_placements(data):
+    "Sun and Xu's form: numpy's sample covariance of the placements over the number of images."
+    target, scores, _ = data
+    up, down = (np.stack(v) for v in zip(*(placements(target, s) for s in scores.T)))
+    np.testing.assert_allclose(delong(target, scores)[1], np.cov(up)/target.sum() + np.cov(down)/(~target).sum(), rtol=0, atol=1e-12)
+    won = pairs_won(scores[target, 0], scores[~target, 0])
+    np.testing.assert_allclose(up[0], won.mean(axis=1), atol=1e-12)
+    np.testing.assert_allclose(down[0], won.mean(axis=0), atol=1e-12)
+
+
+@pytest.mark.filterwarnings('error')
+def test_delong_with_too_little():
+    scores = np.array([[.9, .8], [.3, .4], [.2, .6]])
+    areas, cov = delong([1, 0, 0], scores)
+    assert areas.tolist() == [1, 1] and np.isnan(cov).all()
+    areas, cov = delong([0, 0, 0], scores)
+    assert np.isnan(areas).all() and np.isnan(cov).all()
+    assert np.isnan(delong([1, 1, 0, 0], np.ones((4, 2)), clusters=[5, 5, 6, 7])[1]).all(), 'all positives of one patient'
+    with pytest.raises(UserError, match='NaN'): delong([1, 0, 0], scores*np.nan)
+    with pytest.raises(UserError, match='shape'): delong([1, 0], scores)
+
+
+def test_difference_test():
+    from scipy.stats import norm
+    areas, cov = np.array([.8, .75]), np.array([[.0004, .0001], [.0001, .0005]])
+    difference, low, high, p = difference_test(areas, cov)
+    error = np.sqrt(.0007)
+    assert difference == pytest.approx(-.05)
+    assert (low, high) == pytest.approx((-.05 - norm.ppf(.975)*error, -.05 + norm.ppf(.975)*error), abs=1e-12)
+    assert p == pytest.approx(2*norm.sf(.05/error), abs=1e-12)
+    assert difference_test([.7, .7], np.full((2, 2), .003)) == (0, 0, 0, 1)
+    assert np.isnan(difference_test([.5, 1.], np.zeros((2, 2)))[1:]).all()
+    assert np.isnan(difference_test([.5, 1.], np.full((2, 2), np.nan))[1:]).all()
+
+
+def test_the_same_model_twice_does_not_differ():
+    targets, scores, patients = study(8)
+    for clusters in (None, patients):
+        assert difference_test(*delong(targets[:, 0], np.repeat(scores[:, :1], 2, axis=1), clusters)) == (0, 0, 0, 1)
+
+
+def test_false_alarms():
+    "Equal models, follow-ups that resemble each other: only the clustered test and the bootstrap keep their promise."
+    random, alarms, n = np.random.default_rng(3), np.zeros(3), 120
+    for i in range(n):
+        ids = np.repeat(np.arange(50), 5)
+        target = np.repeat(np.arange(50) % 2, 5)
+        scores = target[:, None] + random.normal(size=(50, 2))[ids] + .4*random.normal(size=(250, 2))
+        p = [difference_test(*delong(target, scores, clusters))[3] for clusters in (None, ids)]
+        one, two = (patient_bootstrap(target[:, None], s[:, None], ids, 200, seed=i)['auroc'][:, 0] for s in scores.T)
+        alarms += np.array([*p, bootstrap_p(two - one)]) < .05
+    assert alarms[0]/n > .2 and alarms[1]/n < .11 and alarms[2]/n < .12
+
+
+# -- p-values
+
+def test_bootstrap_p_belongs_to_its_interval():
+    random = np.random.default_rng(0)
+    for shift in np.linspace(-3, 3, 25):
+        draws = random.normal(shift, 1, 999)
+        low, high, _ = interval(draws)
+        p = bootstrap_p(draws)
+        assert 2/1000 <= p <= 1
+        if abs(p - .05) > .006: assert (p < .05) == (low > 0 or high < 0)
+    table = bootstrap_p(np.array([[1, np.nan, 0], [2, np.nan, 0], [-1, np.nan, 0]]))
+    assert table[0] == 1 and np.isnan(table[1]) and table[2] == 1
+
+
+@given(hnp.arrays(float, st.integers(1, 20), elements=st.one_of(st.floats(0, 1), st.just(np.nan), st.sampled_from([.01, .02]))), st.floats(.001, .3))
+@settings(max_examples=200, deadline=None)
+def test_holm_rejects_what_the_procedure_rejects(p, level):
+    "The procedure in Holm's own words: test the smallest at level/n, the next at level/(n - 1), stop at the first that fails."
+    adjusted = holm(p)
+    assert (np.isnan(adjusted) == np.isnan(p)).all()
+    tested = p[~np.isnan(p)]
+    rejected, left = set(), len(tested)
+    for value in sorted(tested):
+        if value*left > level: break
+        rejected.add(value)
+        left -= 1
+    for value, corrected in zip(p, adjusted):
+        if np.isnan(value): continue
+        assert value <= corrected <= 1 and (corrected <= level) == (value in rejected)
+
+
+def test_holm_refuses():
+    for bad in ([1.2], [-.1, .5]):
+        with pytest.raises(UserError, match='outside 0 to 1'): holm(bad)
+    assert holm([]).shape == (0,)
+
+
+# -- module
+
+def test_import_is_light():
+    code = ('import sys, chestnb.resampling; heavy = {"torch", "pandas", "matplotlib", "sklearn", "scipy.stats"} & set(sys.modules);'
+            'assert not heavy, heavy')
+    subprocess.run([sys.executable, '-c', code], check=True)
+
+
+@pytest.mark.filterwarnings('error')
+def test_no_warnings_on_empty_classes():
+    targets, scores, patients = study(9)
+    targets[:, 0] = False
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        patient_bootstrap(targets, scores, patients, 5)
+        operating_bootstrap(targets, scores, .5, patients, 5)
