@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['BINNINGS', 'NORMS', 'LOGIT_LIMIT', 'MEASURES', 'READABLE', 'TEMPERATURES', 'METHODS', 'MIN_PATIENTS', 'FITS',
-           'FORMAT', 'bin_edges', 'binning_note', 'bin_numbers', 'reliability_curve', 'reliability_with_intervals',
-           'calibration_error', 'brier_score', 'brier_parts', 'log_odds_of', 'calibration_line', 'calibration_table',
-           'calibration_note', 'readable_calibration', 'check_validation', 'FittedOn', 'fit_platt', 'fit_temperature',
-           'fit_isotonic', 'apply_curve', 'Calibration', 'fit_calibration', 'read_json', 'compare_calibration',
-           'plot_reliability', 'prevalences', 'shift_prevalence', 'estimate_prevalence', 'class_shift']
+           'FORMAT', 'bin_edges', 'binning_note', 'bin_numbers', 'checked_pair', 'reliability_curve',
+           'reliability_with_intervals', 'calibration_error', 'brier_score', 'brier_parts', 'log_odds_of',
+           'calibration_line', 'calibration_table', 'calibration_note', 'readable_calibration', 'check_validation',
+           'FittedOn', 'fit_platt', 'fit_temperature', 'fit_isotonic', 'apply_curve', 'Calibration', 'fit_calibration',
+           'read_json', 'compare_calibration', 'plot_reliability', 'prevalences', 'shift_prevalence',
+           'estimate_prevalence', 'class_shift']
 
 # %% ../nbs/a10_calibration.ipynb #1abad26f
 import json
@@ -53,9 +54,11 @@ def bin_numbers(score, # Probabilities, shape (n_images,)
     "The bin of each image"
     return np.searchsorted(edges[1:-1], score)
 
-# %% ../nbs/a10_calibration.ipynb #b4425662
-def _pair(target, score):
-    "Truth as bool and probabilities as float, or a `UserError`"
+# %% ../nbs/a10_calibration.ipynb #ac19d276
+def checked_pair(target, # 0 or 1, shape (n_images,)
+                 score,  # Probabilities, shape (n_images,)
+                )->tuple: # target as bool, score as float64
+    "Truth and probabilities of one finding, or a `UserError`"
     target, score = np.asarray(target), np.asarray(score, dtype=float)
     if target.ndim != 1 or target.shape != score.shape or len(target) == 0:
         raise UserError(f'target has the shape {target.shape} and score {score.shape}; expected (n_images,) for both, with at least one image.')
@@ -71,7 +74,7 @@ def reliability_curve(target,                    # 0 or 1, shape (n_images,)
                       binning: str = 'quantile', # One of `BINNINGS`
                      ) -> pd.DataFrame: # One row a bin that has images: low, high (its edges), images, positives, mean_score, observed
     "What was said and what happened, bin by bin"
-    target, score = _pair(target, score)
+    target, score = checked_pair(target, score)
     edges = bin_edges(score, n_bins, binning)
     groups = pd.DataFrame({'target': target, 'score': score}).groupby(bin_numbers(score, edges))
     curve = groups.agg(images=('target', 'size'), positives=('target', 'sum'), mean_score=('score', 'mean'), observed=('target', 'mean'))
@@ -91,7 +94,7 @@ def reliability_with_intervals(target,                    # 0 or 1, shape (n_ima
                               ) -> pd.DataFrame: # `reliability_curve` with observed_low and observed_high
     "A reliability curve with 95 % intervals over patients"
     curve = reliability_curve(target, score, n_bins, binning)
-    target, score = _pair(target, score)
+    target, score = checked_pair(target, score)
     number, weights = resample_weights(patient_ids, n_resamples, seed, unit)
     _, place = np.unique(bin_numbers(score, bin_edges(score, n_bins, binning)), return_inverse=True)
     inside = np.eye(len(curve))[place]
@@ -129,7 +132,7 @@ def brier_score(target, # 0 or 1, shape (n_images,)
                 score,  # Probabilities, shape (n_images,)
                ) -> float: # 0 (perfect) to 1; saying the prevalence p to everyone gives p(1 − p)
     "Mean squared distance between probability and outcome"
-    target, score = _pair(target, score)
+    target, score = checked_pair(target, score)
     return float(np.mean((score - target)**2))
 
 # %% ../nbs/a10_calibration.ipynb #305a540d
@@ -139,7 +142,7 @@ def brier_parts(target,                    # 0 or 1, shape (n_images,)
                 binning: str = 'quantile', # One of `BINNINGS`, for bins
                ) -> dict: # brier, reliability, resolution, uncertainty, within_variance, within_covariance
     "The Brier score taken apart: brier = reliability − resolution + uncertainty + within_variance − within_covariance"
-    target, score = _pair(target, score)
+    target, score = checked_pair(target, score)
     group = score if n_bins is None else bin_numbers(score, bin_edges(score, n_bins, binning))
     _, group, count = np.unique(group, return_inverse=True, return_counts=True)
     said, happened = np.bincount(group, score)/count, np.bincount(group, target)/count
@@ -172,7 +175,7 @@ def calibration_line(target, # 0 or 1, shape (n_images,)
                     ) -> dict: # slope (1 is right), in_the_large (0 is right); NaN where there is none
     "Calibration slope, and calibration in the large (log-odds)"
     from scipy.optimize import brentq
-    target, score = _pair(target, score)
+    target, score = checked_pair(target, score)
     x, order, nan = log_odds_of(score), auroc(target, score), float('nan')
     if np.isnan(order): return {'slope': nan, 'in_the_large': nan} # no positive or no negative image
     large = brentq(lambda shift: expit(x + shift).sum() - target.sum(), -80, 80, xtol=1e-12)
@@ -218,10 +221,11 @@ def _measures(sums, line):
 
 # %% ../nbs/a10_calibration.ipynb #97eba6fc
 def _mirrored(point, values, floor=None):
-    "The basic bootstrap interval, for a measure that resampling inflates"
+    "The basic bootstrap interval, for a measure that resampling inflates; stretched to the estimate where it misses it"
     low, high, used = interval(values)
-    low, high = 2*point - high, 2*point - low
-    return (low, high, used) if floor is None else (np.maximum(low, floor), np.maximum(high, floor), used)
+    low, high = np.fmin(2*point - high, point), np.fmax(2*point - low, point)
+    none = ~np.isfinite(values).any(axis=0)
+    return np.where(none, np.nan, low if floor is None else np.maximum(low, floor)), np.where(none, np.nan, high), used
 
 # %% ../nbs/a10_calibration.ipynb #dd23de6f
 def _resampled_calibration(predictions, table, n_bins, binning, n_resamples, seed, protocol, unit, disable=False):
@@ -363,7 +367,7 @@ def fit_platt(target, # 0 or 1, shape (n_images,), with both
               score,  # Probabilities, shape (n_images,)
              ) -> dict: # intercept, slope
     "Platt scaling: a logistic regression on the log-odds, with Platt's smoothed targets and no penalty"
-    target, score = _pair(target, score)
+    target, score = checked_pair(target, score)
     x, positives = log_odds_of(score), int(target.sum())
     hope = np.where(target, (positives + 1)/(positives + 2), 1/(len(target) - positives + 2))
     intercept, slope = _logistic(np.r_[x, x], np.r_[np.ones(len(x)), np.zeros(len(x))], np.r_[hope, 1 - hope])
@@ -377,7 +381,7 @@ def fit_temperature(target, # 0 or 1, shape (n_images,), with both
                    ) -> dict: # temperature: above 1 draws the probabilities towards one half
     "Temperature scaling: the divisor of the log-odds with the smallest log loss"
     from scipy.optimize import minimize_scalar
-    target, score = _pair(target, score)
+    target, score = checked_pair(target, score)
     signed = np.where(target, 1, -1)*log_odds_of(score)
     found = minimize_scalar(lambda t: np.logaddexp(0, -signed*np.exp(-t)).mean(), bounds=np.log(TEMPERATURES), method='bounded',
                             options={'xatol': 1e-10})
@@ -389,7 +393,7 @@ def fit_isotonic(target, # 0 or 1, shape (n_images,), with both
                 ) -> dict: # scores (knots, rising), probabilities (at the knots, never falling)
     "Isotonic regression, held away from 0 and 1"
     from sklearn.isotonic import IsotonicRegression
-    target, score = _pair(target, score)
+    target, score = checked_pair(target, score)
     model = IsotonicRegression(y_min=1/(len(score) + 2), y_max=1 - 1/(len(score) + 2), out_of_bounds='clip').fit(score, target)
     return {'scores': model.X_thresholds_.tolist(), 'probabilities': model.y_thresholds_.tolist()}
 
