@@ -5,20 +5,21 @@
 # %% auto #0
 __all__ = ['NAME_COLUMNS', 'MARKS', 'SPELLINGS', 'OFFICIAL_TEST_IMAGES', 'OFFICIAL_TEXTS', 'FORMATS', 'LARGEST_SVG',
            'PART_COLUMNS', 'PREVALENCE_COLUMNS', 'FEW_PATIENTS', 'SCORE_COLUMNS', 'UNIT_COLUMNS', 'CALIBRATION_COLUMNS',
-           'RULES', 'OPERATING_COLUMNS', 'DRIFT_COLUMNS', 'GROUP_COLUMNS', 'SHOWN_SHORTCUTS', 'COMPARISON_COLUMNS',
-           'PUBLISHED_COLUMNS', 'PER_FINDING_COLUMNS', 'TO_BE_FILLED', 'STATES', 'SECTIONS', 'CHECKLIST_COLUMNS',
-           'PACKAGES', 'STEPS', 'letters', 'finding_names', 'columns_of_findings', 'recognise_columns', 'plain_names',
-           'Recognised', 'read_any_csv', 'recognise_predictions', 'recognition_notes', 'rows_of',
-           'refuse_shared_patients', 'official_part', 'official_text', 'resource_table', 'cell_text', 'ReportTable',
-           'ReportFigure', 'figure_bytes', 'new_figure', 'Report', 'Study', 'make_study', 'model_name',
-           'refuse_other_images', 'describe_part', 'prevalence_table', 'section_evaluated', 'split_facts',
-           'section_discrimination', 'add_interval_units', 'roc_frame', 'panels', 'plot_precision_recall', 'add_curves',
-           'calibrated', 'calibration_columns', 'section_calibration', 'chosen_thresholds', 'section_decisions',
-           'rule_text', 'operating_table', 'section_thresholds', 'measure_columns', 'group_labels', 'section_subgroups',
-           'section_shortcuts', 'section_comparison', 'plot_comparison', 'own_row', 'published_text',
-           'section_published', 'model_card', 'data_card', 'section_cards', 'checklist_rows', 'section_checklist',
-           'versions', 'section_made', 'make_report', 'headline', 'environment', 'whole_folder', 'refuse_existing',
-           'identity_of', 'plain', 'write_report', 'report_summary']
+           'RULES', 'OPERATING_COLUMNS', 'DRIFT_COLUMNS', 'DECISION_FINDINGS', 'SHOWN_PROBABILITIES',
+           'DECISION_COLUMNS', 'GROUP_COLUMNS', 'SHOWN_SHORTCUTS', 'COMPARISON_COLUMNS', 'PUBLISHED_COLUMNS',
+           'PER_FINDING_COLUMNS', 'TO_BE_FILLED', 'STATES', 'SECTIONS', 'CHECKLIST_COLUMNS', 'PACKAGES', 'STEPS',
+           'letters', 'finding_names', 'columns_of_findings', 'recognise_columns', 'plain_names', 'Recognised',
+           'read_any_csv', 'recognise_predictions', 'recognition_notes', 'rows_of', 'refuse_shared_patients',
+           'official_part', 'official_text', 'resource_table', 'cell_text', 'ReportTable', 'ReportFigure',
+           'figure_bytes', 'new_figure', 'Report', 'Study', 'make_study', 'model_name', 'refuse_other_images',
+           'describe_part', 'prevalence_table', 'section_evaluated', 'split_facts', 'section_discrimination',
+           'add_interval_units', 'roc_frame', 'panels', 'plot_precision_recall', 'add_curves', 'calibrated',
+           'calibration_columns', 'section_calibration', 'rule_text', 'section_thresholds', 'section_decisions',
+           'plot_decisions', 'measure_columns', 'group_labels', 'section_subgroups', 'section_shortcuts',
+           'section_comparison', 'plot_comparison', 'own_row', 'published_text', 'section_published', 'model_card',
+           'data_card', 'section_cards', 'checklist_rows', 'section_checklist', 'versions', 'section_made',
+           'make_report', 'headline', 'environment', 'whole_folder', 'refuse_existing', 'identity_of', 'plain',
+           'write_report', 'report_summary']
 
 # %% ../nbs/a13_report.ipynb #65bb8f1c
 import base64, io, json, os, re, shutil
@@ -36,7 +37,7 @@ from tqdm import tqdm
 from .dataset import (FINDINGS, IMAGE_ENDINGS, NIH_ATTRIBUTION, NIH_LINK, NO_FINDING, is_official_test,
                              label_release, nih_metadata)
 from .evaluate import (COLOURS, COLUMNS, IMAGE, check_predictions, compare_per_finding, data_note, is_synthetic, plot_roc,
-                              prediction_arrays, score_note, score_table, threshold_table)
+                              prediction_arrays, score_note, score_table)
 from .files import NOT_FOR_CLINICAL_USE, UserError, sha256_of, write_atomically, write_csv, write_json, write_text
 from .metrics import roc_points
 
@@ -378,9 +379,10 @@ def make_study(
     taken = {role: read.predictions for role, read in reads.items()}
     name, other = name or model_name(predictions), model_name(compare) if compare else ''
     return Study(name, taken['test'], rows['test'], taken.get('valid'), rows.get('valid'), taken.get('compare'),
-                 other if other != name else f'{other} (second)', len(table), n_resamples, seed, rule, rule_value, [n for r in reads.values() for n in r.notes],
+                 other if other != name else f'{other} (second)', len(table), n_resamples, seed, rule, rule_value, [f'{role.capitalize()}: {note}' for role, read in reads.items() for note in read.notes],
                  [{'role': role, 'file': read.path.name, 'sha256': read.sha256} for role, read in reads.items()])
 
+# %% ../nbs/a13_report.ipynb #318a5585
 def model_name(
     path # CSV of predictions
 ) -> str: # For titles
@@ -614,11 +616,6 @@ def section_calibration(
         report.add_figure('reliability', plot_reliability(models, study.table, **options), f'Reliability of each finding: {words}',
                           f'Small panels: observed share against mean predicted probability of each finding, beside the diagonal. {words}')
 
-# %% ../nbs/a13_report.ipynb #99c8ead2
-def chosen_thresholds(study):
-    return pd.Series(.2, index=FINDINGS)
-def section_decisions(report, study): pass
-
 # %% ../nbs/a13_report.ipynb #108c84f8
 RULES = {'youden': 'the largest sensitivity + specificity − 1 (Youden)', 'sensitivity': 'a sensitivity of at least {}', 'specificity': 'a specificity of at least {}',
          'f1': 'the largest F1', 'cost': 'the smallest cost when a missed finding costs {} false alarms'}
@@ -636,36 +633,73 @@ OPERATING_COLUMNS = (('Sensitivity [95 %]', 'share', 'sensitivity', 'sensitivity
 DRIFT_COLUMNS = (('Finding', 'text', 'finding'), ('Sensitivity, validation', 'share', 'valid_sensitivity'), ('Sensitivity, test', 'share', 'sensitivity'),
                  ('Specificity, validation', 'share', 'valid_specificity'), ('Specificity, test', 'share', 'specificity'))
 
-# %% ../nbs/a13_report.ipynb #9e4254ca
-def operating_table(
-    predictions:pd.DataFrame, # With the columns `COLUMNS`
-    table:pd.DataFrame,       # Metadata of exactly these images
-    thresholds:pd.Series,     # Finding -> threshold; NaN where none could be chosen
-    study:Study,              # For the resamples and the seed
-    n_resamples:int=0         # Resamples for the intervals; 0 for none
-) -> pd.DataFrame:            # `threshold_table`; no operating scores where there is no threshold
-    "Scores at thresholds that may be missing for some findings."
-    frame = threshold_table(predictions, table, thresholds.fillna(1.), n_resamples, study.seed, disable=True)
-    lacking = thresholds.index[thresholds.isna()]
-    operating = [c for c in frame if c.split('_')[0] in ('sensitivity', 'specificity', 'ppv', 'npv', 'f1', 'threshold')]
-    frame.loc[lacking, operating] = np.nan
-    if len(lacking): frame.loc[frame.index.difference(FINDINGS), operating] = np.nan
-    return frame.reset_index()
-
+# %% ../nbs/a13_report.ipynb #ae67683c
 def section_thresholds(
     report:Report, # Gets the tables
     study:Study    # What is evaluated; keeps the chosen thresholds
 ):
     "Thresholds from validation patients, and what they do on the test part."
+    from chestnb.thresholds import choose_thresholds
     if study.valid is None: return
-    study.thresholds = chosen_thresholds(study)
-    test = operating_table(study.test, study.table, study.thresholds, study, study.n_resamples)
-    note = 'No threshold could be chosen for: ' + ', '.join(study.thresholds.index[study.thresholds.isna()]) + '; so no mean is given.' if study.thresholds.isna().any() else ''
-    report.add_table('thresholds', 'At thresholds chosen on validation patients, 95 % patient intervals', test,
-                     (('Finding', 'text', 'finding'), ('Threshold', 'fine', 'threshold'), *OPERATING_COLUMNS), wide=True, note=note)
-    valid = operating_table(study.valid, study.valid_table, study.thresholds, study)
-    drift = test[['finding', 'sensitivity', 'specificity']].assign(valid_sensitivity=valid['sensitivity'], valid_specificity=valid['specificity'])
-    report.add_table('threshold_drift', 'The same thresholds where they were chosen and where they were used', drift, DRIFT_COLUMNS)
+    chosen = choose_thresholds(study.valid, study.valid_table, study.rule, study.rule_value, part='valid', allow_official_test=True)
+    study.thresholds = pd.Series(chosen.by_finding, dtype=float).reindex(FINDINGS)
+    frame = chosen.evaluate(study.test, study.table, study.n_resamples, study.seed, disable=True).reset_index()
+    note = '; '.join(f'{finding}: {why}' for finding, why in chosen.left_out.items())
+    report.add_table('thresholds', 'At thresholds chosen on validation patients, 95 % patient intervals', frame,
+                     (('Finding', 'text', 'finding'), ('Threshold', 'fine', 'threshold'), *OPERATING_COLUMNS), wide=True,
+                     note=f'Without a threshold, and so without means: {note}.' if note else '')
+    report.add_table('threshold_drift', 'The same thresholds where they were chosen and where they were used', frame, DRIFT_COLUMNS,
+                     rows=frame['finding'].isin(FINDINGS))
+
+# %% ../nbs/a13_report.ipynb #e38b1d10
+DECISION_FINDINGS = ('Effusion', 'Pneumothorax', 'Mass', 'Cardiomegaly') # Drawn, where present
+SHOWN_PROBABILITIES = (.05, .1, .2)
+DECISION_COLUMNS = (('Finding', 'text', 'finding'), ('Threshold probability', 'share', 'threshold_probability'), ('Marked', 'share', 'marked'),
+                    ('Net benefit [95 %]', 'fine', 'net_benefit', 'net_benefit_low', 'net_benefit_high'), ('Everybody marked', 'fine', 'treat_all'),
+                    ('Gain over the better of everybody and nobody [95 %]', 'fine', 'gain', 'gain_low', 'gain_high'))
+
+def section_decisions(
+    report:Report, # Gets the table and the figure
+    study:Study    # What is evaluated
+):
+    "Net benefit of a few findings over threshold probabilities."
+    from chestnb.thresholds import decision_curve
+    predictions = study.test if study.valid is None else calibrated(study)[1]
+    at = np.round(np.linspace(.01, .4, 40), 2)
+    present = [f for f in DECISION_FINDINGS if 0 < study.table[f].mean() < 1]
+    if not present: return
+    frame = pd.concat([decision_curve(predictions, study.table, finding, at, study.n_resamples, study.seed).reset_index().assign(finding=finding)
+                       for finding in present])
+    report.add_table('decision_curves', 'Net benefit (true positives per image, less false alarms)', frame, DECISION_COLUMNS,
+                     rows=frame['threshold_probability'].isin(SHOWN_PROBABILITIES))
+    report.add_figure('decision_curves', plot_decisions(frame, study), 'Net benefit of the model, of marking everybody and of marking nobody, with 95 % patient bands.',
+                      f'Decision curves of {", ".join(present)}: net benefit against threshold probability, beside marking everybody and nobody.')
+
+# %% ../nbs/a13_report.ipynb #9d2a3137
+def plot_decisions(
+    frame:pd.DataFrame, # Curves of several findings, as `section_decisions` makes them
+    study:Study         # For the title
+):                      # matplotlib Figure
+    "One panel a finding: model, everybody, nobody."
+    findings = list(frame['finding'].unique())
+    figure, axes = new_figure(8.5, 3.3*-(-len(findings)//2) + .6, -(-len(findings)//2), min(len(findings), 2))
+    axes = np.atleast_1d(axes).ravel()
+    for ax in axes[len(findings):]: ax.axis('off')
+    for ax, finding in zip(axes, findings):
+        curve = frame[frame['finding'] == finding]
+        x = 100*curve['threshold_probability']
+        ax.fill_between(x, curve['net_benefit_low'], curve['net_benefit_high'], color=COLOURS[0], alpha=.18, lw=0)
+        ax.plot(x, curve['net_benefit'], color=COLOURS[0], lw=1.8, label='model')
+        ax.plot(x, curve['treat_all'], color='0.35', lw=1.2, ls='--', label='everybody marked')
+        ax.axhline(0, color='0.35', lw=1.2, ls=':', label='nobody marked')
+        top = max(curve['net_benefit_high'].fillna(curve['net_benefit']).max(), .005)
+        ax.set(xlim=(0, x.max()), ylim=(-.25*top, 1.1*top))
+        ax.set_title(f'{finding} ({study.table[finding].mean():.1%} of the images)', fontsize=10)
+    axes[0].legend(frameon=False, fontsize=9)
+    figure.supxlabel('Threshold probability (%)', fontsize=10)
+    figure.supylabel('Net benefit (true positives per image)', fontsize=10)
+    figure.suptitle(f'A model helps only where its curve is the highest of the three\n{data_note(study.table)}', fontsize=10.5)
+    return figure
 
 # %% ../nbs/a13_report.ipynb #775eb911
 GROUP_COLUMNS = (('Group', 'text', 'label'), ('Images', 'whole', 'images'), ('Patients', 'whole', 'patients'))
