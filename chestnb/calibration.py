@@ -575,7 +575,7 @@ def plot_reliability(models,                    # Predictions, or name -> predic
     findings = _drawn_findings(findings, absent_findings(targets, FINDINGS))
     columns = min(len(findings), 5)
     rows = -(-len(findings)//columns)
-    size = (6.4, 5.4) if len(findings) == 1 else (2.7*columns, 2.7*rows + 1.1)
+    size = (7.2, 6) if len(findings) == 1 else (2.7*columns, 2.7*rows + 1.1)
     fig, axes = plt.subplots(rows, columns, figsize=size, layout='constrained', squeeze=False)
     for ax in axes.flat[len(findings):]: ax.axis('off')
     for ax, finding in zip(axes.flat, findings):
@@ -628,7 +628,7 @@ def _finish_reliability(fig, axes, title, table, bins, single):
     if single: axes.flat[0].legend(frameon=False, fontsize=10, loc='upper left')
     else: fig.legend(handles, labels, loc='outside lower right', ncols=len(labels), frameon=False, fontsize=10)
     note = f'{data_note(table)}; {bins}, 95 % patient intervals'
-    fig.suptitle(fill(title, 75 if single else 110) + '\n' + fill(note, 85 if single else 120), fontsize=11)
+    fig.suptitle(fill(title, 82 if single else 110) + '\n' + fill(note, 88 if single else 120), fontsize=11)
 
 # %% ../nbs/a10_calibration.ipynb #5b1903c6
 def prevalences(table: pd.DataFrame, # Metadata
