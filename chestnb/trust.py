@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['AGE_EDGES', 'NOT_KNOWN', 'MOST_GROUPS', 'SUBGROUPS', 'ANY', 'MEASURES', 'EVERYONE', 'WORDS', 'SHORTCUTS', 'MODEL',
            'simulated_predictions', 'age_bands', 'first_or_later', 'named_groups', 'subgroup_columns', 'outcomes',
-           'threshold_array', 'group_draws', 'patients_with', 'holm', 'subgroup_table', 'subgroup_note',
-           'readable_subgroups', 'plot_subgroups', 'shortcut_features', 'shortcut_predictions', 'shortcut_table',
-           'shortcut_note', 'plot_shortcuts']
+           'threshold_array', 'group_draws', 'patients_with', 'subgroup_table', 'subgroup_note', 'readable_subgroups',
+           'plot_subgroups', 'shortcut_features', 'shortcut_predictions', 'shortcut_table', 'shortcut_note',
+           'plot_shortcuts']
 
 # %% ../nbs/07_trust.ipynb #748b4d59
 import math
@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 from .dataset import FINDINGS
-from .evaluate import (COLOURS, IMAGE, check_predictions, data_note, is_synthetic, prediction_arrays, predictions_frame)
+from .evaluate import COLOURS, IMAGE, data_note, is_synthetic, prediction_arrays, predictions_frame
 from .files import UserError
-from .metrics import RankedScores, weighted_scores
-from .resampling import interval, resample_weights, resampled_sums
+from .metrics import RankedScores
+from .resampling import holm, interval, resample_weights, resampled_scores, resampled_sums
 
 # %% ../nbs/07_trust.ipynb #6967539c
 def simulated_predictions(table: pd.DataFrame,       # Metadata of the images, with the 14 `FINDINGS`
@@ -133,13 +133,6 @@ def threshold_array(thresholds, # Finding -> threshold, NaN where none could be 
     if bad: raise UserError(f'The threshold of {bad[0]} is {given[bad[0]]!r}; expected a probability.')
     return values.to_numpy(float)
 
-# %% ../nbs/07_trust.ipynb #e4dddba0
-def _resampled_auroc(target, score, number, weights, chunk=32):
-    "AUROC of one finding in each resample: (n_resamples,)"
-    ranked = RankedScores(target, score, number, n_units=len(weights))
-    return np.concatenate([weighted_scores(ranked, weights[:, at:at + chunk])[0]
-                           for at in range(0, weights.shape[1], chunk)])
-
 # %% ../nbs/07_trust.ipynb #05c0366f
 MEASURES = ('auroc', 'false_negative_rate', 'false_positive_rate')
 
@@ -154,7 +147,7 @@ def group_draws(targets,    # bool, shape (n_images, 14): of the images of one g
     patients, number = np.unique(number, return_inverse=True)
     weights, areas = weights[patients], np.full((weights.shape[1], len(FINDINGS) + 1), np.nan)
     for i in range(len(FINDINGS)):
-        areas[:, i] = _resampled_auroc(targets[:, i], scores[:, i], number, weights)
+        areas[:, i] = resampled_scores(RankedScores(targets[:, i], scores[:, i], number, len(weights)), weights)[0]
         if step: step()
     events = outcomes(targets, scores, thresholds)
     sums = resampled_sums(events.reshape(len(events), -1), number, weights).reshape(-1, *events.shape[1:])
@@ -194,12 +187,7 @@ def _p_values(draws):
         if used.sum() > 1: spread[i] = draws[1:][used, i].std(ddof=1)
     return np.array([math.erfc(abs(d)/s/math.sqrt(2)) if s > 0 else np.nan for d, s in zip(draws[0], spread)])
 
-# %% ../nbs/07_trust.ipynb #a179faab
-def holm(p): # interim
-    p = np.asarray(p, float); order = np.argsort(p); n = len(p)
-    out = np.empty(n); out[order] = np.minimum(1, np.maximum.accumulate((n - np.arange(n))*p[order]))
-    return out
-
+# %% ../nbs/07_trust.ipynb #e156c634
 def _holm_columns(frame):
     "Holm's correction of each measure's p: one family over the findings of all groups, one over `ANY` and macro"
     two = frame.groupby('column')['group'].transform('nunique') == 2 # there, group and rest change places: one test, not two
@@ -210,7 +198,7 @@ def _holm_columns(frame):
         for family, rows in (('single findings', ~summary), ('summaries', summary)):
             rows = rows & frame[f'{name}_p'].notna()
             once = frame[rows].drop_duplicates('test').set_index('test')[f'{name}_p']
-            frame.loc[rows, f'{name}_p_holm'] = frame.loc[rows, 'test'].map(pd.Series(holm(once), index=once.index, dtype=float))
+            if len(once): frame.loc[rows, f'{name}_p_holm'] = frame.loc[rows, 'test'].map(pd.Series(holm(once), index=once.index))
             tests[f'{name}, {family}'] = len(once)
     frame = frame.drop(columns='test')
     frame.attrs['tests'] = tests
@@ -247,7 +235,7 @@ def _notes(held, macro, has_threshold):
 def _group_rows(sides, held, targets, patients, has_threshold, smallest):
     "The 16 rows of one group; `sides` and `held` are of the group and, unless it is everyone, of the rest"
     (inside, *rest), macro = _with_macro(sides, held)
-    held = [np.r_[counts, counts[-1:]] for counts in held] # the macro row goes by the patients with any finding
+    held = [np.r_[counts, [[counts[-1, 0], counts[:-1, 1].max()]]] for counts in held] # the macro row goes by patients with any finding
     enough = [counts.min(axis=1) >= smallest for counts in held]
     positives = np.r_[targets.sum(axis=0), targets.any(axis=1).sum(), targets.sum()]
     frame = pd.DataFrame({'finding': [*FINDINGS, ANY, 'macro'], 'images': len(targets), 'patients': patients, 'positives': positives,
