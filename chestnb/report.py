@@ -611,7 +611,7 @@ def section_calibration(
     report.add_table('calibration', 'Calibration of each finding, 95 % patient intervals', frame.reset_index(), calibration_columns(bool(after)), wide=True, note=left_out)
     eces = [cell_text('fine', f.loc['macro', ['ece', 'ece_low', 'ece_high']]) for f in (before, *after)]
     report.facts.update(calibration_text=calibration_note(before), ece_text=binning_note(before.attrs['n_bins'], before.attrs['binning']), ece_before=eces[0], ece_after=eces[1] if after else '')
-    if before['ece'].notna().any():
+    if len(before.attrs['absent']) < len(FINDINGS):
         words = f'Mean ECE {eces[0]} as given' + (f', {eces[1]} after Platt scaling' if after else '') + '.'
         report.add_figure('reliability', plot_reliability(models, study.table, **options), f'Reliability of each finding: {words}',
                           f'Small panels: observed share against mean predicted probability of each finding, beside the diagonal. {words}')
