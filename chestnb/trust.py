@@ -120,16 +120,17 @@ def outcomes(targets,    # bool, shape (n_images, 14)
     targets, marks = np.c_[targets, targets.any(axis=1)], np.c_[marks, marks.any(axis=1)]
     return np.stack([targets & ~marks, targets, ~targets & marks, ~targets], axis=2)
 
-# %% ../nbs/07_trust.ipynb #be81a8f9
-def threshold_array(thresholds, # Finding -> threshold, NaN where none could be chosen: a dictionary, a Series, `Thresholds`; None for none
+# %% ../nbs/07_trust.ipynb #7c7896e0
+def threshold_array(thresholds, # Finding -> threshold (NaN where none could be chosen), as dictionary or Series; or `Thresholds`; None for none
                    ) -> np.ndarray: # (14,) in `FINDINGS` order
     "Thresholds as an array; a missing finding or a value that is no number is refused"
     if thresholds is None: return np.full(len(FINDINGS), np.nan)
+    if hasattr(thresholds, 'by_finding'): thresholds = dict.fromkeys(FINDINGS, np.nan) | thresholds.by_finding
     given = pd.Series(dict(thresholds), dtype=object)
     lacking = [finding for finding in FINDINGS if finding not in given.index]
     if lacking: raise UserError(f'No threshold for {", ".join(lacking)}; expected one for each of the 14 findings, chosen on validation.')
     values = pd.to_numeric(given.reindex(FINDINGS), errors='coerce')
-    bad = [finding for finding in FINDINGS if np.isnan(values[finding]) and not pd.isna(given[finding])]
+    bad = [finding for finding in FINDINGS if np.isnan(values[finding]) and given[finding] is not None and given[finding] == given[finding]]
     if bad: raise UserError(f'The threshold of {bad[0]} is {given[bad[0]]!r}; expected a probability.')
     return values.to_numpy(float)
 
@@ -209,13 +210,13 @@ def _measure_columns(inside, outside):
     "Estimate, interval, difference from the rest with its interval and p, of each measure"
     columns = {}
     for name, draws, rest in zip(MEASURES, inside, outside):
+        flat = [(side[1:] == side[0]).all(axis=0) for side in (draws, rest)] # every resample the same
         difference = draws - rest
-        for key, values in ((name, draws), (f'{name}_difference', difference)):
+        for key, values, empty in ((name, draws, flat[0]), (f'{name}_difference', difference, flat[0] | flat[1])):
             low, high, used = interval(values[1:])
-            flat = (low == high) & (used > 0) # every resample the same: no uncertainty was seen, which is not the same as none
-            columns |= {key: values[0], f'{key}_low': np.where(flat, np.nan, low), f'{key}_high': np.where(flat, np.nan, high)}
+            columns |= {key: values[0], f'{key}_low': np.where(empty, np.nan, low), f'{key}_high': np.where(empty, np.nan, high)}
             if key == 'auroc': columns['resamples'] = used
-        columns[f'{name}_p'] = _p_values(difference)
+        columns[f'{name}_p'] = np.where(flat[0] | flat[1], np.nan, _p_values(difference))
     return columns
 
 # %% ../nbs/07_trust.ipynb #aac8bae9
@@ -282,6 +283,7 @@ def subgroup_table(predictions: pd.DataFrame, # With the columns `COLUMNS`
     "AUROC and error rates of each group and their difference from all other images, over the same resamples of patients"
     targets, scores, patient_ids = prediction_arrays(predictions, table)
     groups, limits = subgroup_columns(table, columns, edges), threshold_array(thresholds)
+    if hasattr(thresholds, 'chosen_on'): thresholds.chosen_on.refuse(table['image'], patient_ids, 'these thresholds')
     number, weights = resample_weights(patient_ids, n_resamples, seed)
     weights = np.c_[np.ones(len(weights), weights.dtype), weights] # draw 0: every patient once
     tasks = [(EVERYONE, EVERYONE, np.ones(len(table), bool))]
@@ -378,8 +380,9 @@ def plot_subgroups(subgroups: pd.DataFrame, # From `subgroup_table`
     for ax, name, line in zip(axes, (measure, f'{measure}_difference'), (rows[measure].iloc[0], 0)):
         if np.isfinite(line): ax.axvline(line, color='0.7', lw=1, zorder=0)
         _forest(ax, rows, places, name)
+    over = '\n(mean over the findings that group and rest can both score)' if finding == 'macro' else ''
     labels = [f'{_group_label(row)} ({row["images"]:,} images, {row["positive_patients"]:,} patients)' for _, row in rows.iterrows()]
-    axes[0].set(yticks=places, yticklabels=labels, xlabel=f'{WORDS[measure]} with 95 % interval', ylim=(places[-1] + .7, places[0] - .7),
+    axes[0].set(yticks=places, yticklabels=labels, xlabel=f'{WORDS[measure]} with 95 % interval{over}', ylim=(places[-1] + .7, places[0] - .7),
                 ylabel='group (its images, its patients with the finding)')
     axes[1].set(xlabel='difference from all other images')
     fig.suptitle(_forest_title(rows, measure, WORDS[measure], finding) + f'\n{subgroups.attrs["data"]}{", " + note if note else ""}'

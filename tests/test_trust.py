@@ -15,6 +15,8 @@ from chestnb.dataset import FINDINGS, nih_metadata
 from chestnb.evaluate import IMAGE, predictions_frame, read_predictions, score_table
 from chestnb.files import UserError
 from chestnb.resampling import resample_weights
+from chestnb.split import LeakageError
+from chestnb.thresholds import choose_thresholds
 from chestnb.trust import (AGE_EDGES, ANY, EVERYONE, MEASURES, MODEL, NOT_KNOWN, SHORTCUTS, age_bands, first_or_later, group_draws,
                            named_groups, outcomes, patients_with, plot_shortcuts, plot_subgroups, readable_subgroups,
                            shortcut_features, shortcut_note, shortcut_predictions, shortcut_table, simulated_predictions,
@@ -327,6 +329,31 @@ def test_nothing_missed_is_not_certainty(table, predictions):
     frame = subgroup_table(predictions, table, dict.fromkeys(FINDINGS, 0.), 'sex', n_resamples=10)
     assert (frame['false_negative_rate'] == 0).all() and (frame['false_positive_rate'] == 1).all()
     assert frame[['false_negative_rate_low', 'false_positive_rate_high', 'false_negative_rate_p']].isna().all(axis=None)
+
+
+def test_no_event_in_a_group_is_no_proof_of_a_difference(table):
+    "Nobody of a group is missed: the rest's interval alone must not make the difference look certain."
+    scores = np.where(table[list(FINDINGS)], .9, .1)
+    female = (table['sex'] == 'F').to_numpy()
+    scores[~female & (np.arange(len(table)) % 3 == 0)] = .1
+    frame = subgroup_table(predictions_frame(table['image'], scores), table, dict.fromkeys(FINDINGS, .5), 'sex', n_resamples=30)
+    for finding in ('Mass', ANY):
+        women, men = row(frame, 'F', finding), row(frame, 'M', finding)
+        assert women['false_negative_rate'] == 0 and np.isfinite(men['false_negative_rate_low']) and men['false_negative_rate'] > 0
+        for side in (women, men):
+            assert side['false_negative_rate_difference'] != 0
+            assert np.isnan([side['false_negative_rate_difference_low'], side['false_negative_rate_p'], side['false_negative_rate_p_holm']]).all()
+
+
+def test_thresholds_of_the_appendix_are_taken_and_remember_their_patients(table, predictions):
+    valid = make_table(150, seed=77).assign(part='valid', Hernia=False)
+    valid = valid.assign(patient_id=valid['patient_id'] + 5000, image='v' + valid['image'])
+    chosen = choose_thresholds(simulated_predictions(valid), valid)
+    assert np.isnan(threshold_array(chosen)[-1]) and np.isfinite(threshold_array(chosen)[:-1]).all()
+    frame = subgroup_table(predictions, table, chosen, 'sex', n_resamples=5)
+    assert frame.loc[frame['finding'] == 'Hernia', 'note'].str.contains('no threshold').all()
+    with pytest.raises(LeakageError, match='used to choose these thresholds'):
+        subgroup_table(simulated_predictions(valid), valid, chosen, 'sex', n_resamples=5)
 
 
 def test_constant_predictions(table):
