@@ -30,6 +30,15 @@ def simulated(table, seed=0, strength=2.):
     return predictions_frame(table['image'], 1/(1 + np.exp(-(strength*targets - 2.5 + random.normal(size=targets.shape)))))
 
 
+PIXEL = bytes.fromhex('89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c489')
+
+
+@pytest.fixture(autouse=True)
+def figures_not_drawn(request, monkeypatch):
+    "Drawing takes most of the time; only the fixtures `full` and `bare`, the command and `test_same_input_same_numbers` need it."
+    if 'same_input' not in request.node.name: monkeypatch.setattr(report_module, 'figure_bytes', lambda figure, ending, dpi=150: PIXEL)
+
+
 @pytest.fixture(scope='module')
 def place(embedded, tmp_path_factory):
     "Test, validation and a second model's predictions of the embedded set's patients, as files."
@@ -141,6 +150,7 @@ def test_fits_phone_and_paper(built):
     assert ('meta', {'name': 'viewport', 'content': 'width=device-width, initial-scale=1'}) in page.tags
     assert re.search(r'@media \(max-width: \d+rem\)', html) and '@media print' in html and 'break-inside: avoid' in html
     assert re.search(r'\.scroll \{[^}]*overflow-x: auto', html)
+    assert 'table.words' in html   # tables of words are stacked on a phone
     assert html.count('<div class="scroll"') == sum(tag in ('table', 'img') for tag, _ in page.tags), 'a table or figure that cannot scroll'
 
 
@@ -437,8 +447,11 @@ def nih_page(tmp_path_factory):
     patients = lambda rows, n: rows[rows.patient_id.isin(rows.patient_id.drop_duplicates().sample(n, random_state=0))].reset_index(drop=True)
     parts = {'part': patients(nih[inside], 150), 'mixed': patients(nih, 400), 'valid': patients(nih[~inside], 400)}
     for name, rows in parts.items(): simulated(rows).to_csv(folder/f'{name}.csv', index=False)
-    for name in ('part', 'mixed'): write_report(make_study(folder/f'{name}.csv', nih, n_resamples=10, name='mine'), folder/name, disable=True)
-    write_report(make_study(folder/'part.csv', nih, valid=folder/'valid.csv', n_resamples=10, name='mine'), folder/'with_valid', disable=True)
+    studies = {name: make_study(folder/f'{name}.csv', nih, n_resamples=10, name='mine') for name in ('part', 'mixed')}
+    studies['with_valid'] = make_study(folder/'part.csv', nih, valid=folder/'valid.csv', n_resamples=10, name='mine')
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(report_module, 'figure_bytes', lambda figure, ending, dpi=150: PIXEL)
+        for name, study in studies.items(): write_report(study, folder/name, disable=True)
     return folder
 
 
