@@ -70,7 +70,6 @@ def _sorted(values):
     try: return sorted(values)
     except TypeError: return sorted(values, key=str)
 
-# %% ../nbs/07_trust.ipynb #04f1b027
 MOST_GROUPS = 20
 
 def named_groups(values: pd.Series,       # One value an image, of any kind
@@ -164,7 +163,6 @@ def patients_with(targets, # bool, shape (n_images, 14)
     targets = np.c_[targets, np.any(targets, axis=1)]
     return np.array([[len(np.unique(number[column])), len(np.unique(number[~column]))] for column in targets.T])
 
-# %% ../nbs/07_trust.ipynb #c6480436
 def _without_one_patient_draws(draws, held):
     "NaN for the draws of what rests on a single patient: nothing can be resampled there"
     needs = np.stack([held.min(axis=1), held[:, 0], held[:, 1]])
@@ -247,7 +245,6 @@ def _group_rows(sides, held, targets, patients, has_threshold, smallest):
     if rest: notes = ['; '.join(filter(None, (note, '' if ok else 'the rest is small'))) for note, ok in zip(notes, enough[1])]
     return frame.assign(note=notes)
 
-# %% ../nbs/07_trust.ipynb #eb142b29
 def _task_rows(task, sides, targets, number, limits, smallest):
     "The rows of one group, with its column and name in front"
     column, group, rows = task
@@ -316,7 +313,6 @@ def _chosen(subgroups, finding, measure):
     if not len(rows): raise UserError(f'finding is {finding!r}; expected one of {", ".join(subgroups["finding"].unique())}.')
     return rows.reset_index(drop=True)
 
-# %% ../nbs/07_trust.ipynb #2c1b33ee
 WORDS = {'auroc': 'AUROC', 'false_negative_rate': 'false-negative rate', 'false_positive_rate': 'false-positive rate'}
 
 def _interval_text(frame, name, digits, sign=''):
@@ -353,7 +349,6 @@ def _forest_title(rows, name, words, finding):
     low, high = ranked.iloc[0], ranked.iloc[-1]
     return f'{what}: lowest for {_group_label(low)} ({low[name]:.3f}), highest for {_group_label(high)} ({high[name]:.3f})'
 
-# %% ../nbs/07_trust.ipynb #6bcdc9f5
 def _forest(ax, rows, places, name):
     "Points with intervals, small groups hollow, what has no value said in words"
     for (_, row), place in zip(rows.iterrows(), places):
@@ -448,7 +443,6 @@ def _auroc_draws(predictions, table, number, weights, rows=None):
     sides, macro = _with_macro([_without_one_patient_draws(draws, held)], [held])
     return np.delete(sides[0][0], len(FINDINGS), axis=1), held, macro
 
-# %% ../nbs/07_trust.ipynb #59b36358
 def _source_rows(source, table, draws, held, macro, model=None):
     "One row a finding and macro of one source of scores; `model` are the model's draws on the same images"
     targets, counts = table[list(FINDINGS)].to_numpy(bool), np.vstack([held[:-1], held[-1:]])
