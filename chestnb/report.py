@@ -52,6 +52,11 @@ def letters(
     "Only the letters of a name, in lower case."
     return re.sub('[^a-z]', '', str(text).lower())
 
+def _listed(items, n=6):
+    "The first few of a list, for a message"
+    items = [str(item) for item in items]
+    return ', '.join(items[:n]) + (f' and {len(items) - n:,} more' if len(items) > n else '')
+
 # %% ../nbs/a13_report.ipynb #8be641d5
 @cache
 def finding_names(
@@ -87,12 +92,6 @@ def recognise_columns(
     twice = [names for names in found.values() if len(names) > 1]
     if twice: raise UserError(f'Two columns for one finding: {_listed(twice[0])}. Keep the one with the probabilities.')
     return {images[0]: IMAGE} | {found[finding][0]: f'prob_{finding}' for finding in FINDINGS}
-
-# %% ../nbs/a13_report.ipynb #68c474e8
-def _listed(items, n=6):
-    "The first few of a list, for a message"
-    items = [str(item) for item in items]
-    return ', '.join(items[:n]) + (f' and {len(items) - n:,} more' if len(items) > n else '')
 
 # %% ../nbs/a13_report.ipynb #64b32295
 def plain_names(
@@ -295,10 +294,11 @@ def new_figure(
     rows:int=1,        # Rows of axes
     columns:int=1      # Columns of axes
 ) -> tuple:            # Figure, axes
-    "A figure outside pyplot, so that nothing is shown and nothing piles up."
-    from matplotlib.figure import Figure
-    figure = Figure(figsize=(width, height), layout='constrained')
-    return figure, figure.subplots(rows, columns)
+    "A figure that is closed at once: it is shown only where it is returned, and nothing piles up."
+    import matplotlib.pyplot as plt
+    figure, axes = plt.subplots(rows, columns, figsize=(width, height), layout='constrained')
+    plt.close(figure)
+    return figure, axes
 
 # %% ../nbs/a13_report.ipynb #aea61447
 class Report:
