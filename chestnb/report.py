@@ -553,7 +553,7 @@ def plot_precision_recall(
         curve, prevalence = points[points['finding'] == finding], study.table[finding].mean()
         ax.plot(curve['sensitivity'], curve['precision'], color=COLOURS[0], lw=1.5)
         ax.axhline(prevalence, color='0.45', lw=1, ls=':')
-        ax.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, .5, 1], yticks=[0, .5, 1])
+        ax.set(xlim=(-.03, 1.03), ylim=(-.03, 1.05), xticks=[0, .5, 1], yticks=[0, .5, 1])
         ax.set_title(f'{finding.replace("_", " ")} ({prevalence:.1%})', fontsize=9)
     figure.supxlabel('Sensitivity (recall)', fontsize=10)
     figure.supylabel('Precision (PPV)', fontsize=10)
