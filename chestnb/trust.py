@@ -349,16 +349,29 @@ def _forest_title(rows, name, words, finding):
     low, high = ranked.iloc[0], ranked.iloc[-1]
     return f'{what}: lowest for {_group_label(low)} ({low[name]:.3f}), highest for {_group_label(high)} ({high[name]:.3f})'
 
+# %% ../nbs/07_trust.ipynb #10daf20b
+def _forest_limits(rows, name):
+    "Limits that hold every point and the intervals of the groups that are not small"
+    large = rows[~rows['small']] if (~rows['small']).any() else rows
+    values = np.r_[rows[name], large[f'{name}_low'], large[f'{name}_high'], 0 if name.endswith('difference') else rows[name].iloc[0]]
+    if not np.isfinite(values).any(): return 0, 1
+    low, high = np.nanmin(values), np.nanmax(values)
+    return low - .06*(high - low) - 1e-3, high + .06*(high - low) + 1e-3
+
 def _forest(ax, rows, places, name):
-    "Points with intervals, small groups hollow, what has no value said in words"
+    "Points with intervals, small groups hollow, a bar at the edge where a small group's interval goes on, what has no value said in words"
+    low, high = _forest_limits(rows, name)
     for (_, row), place in zip(rows.iterrows(), places):
         if row['column'] == EVERYONE and name.endswith('difference'): continue
-        colour = 'black' if row['column'] == EVERYONE else COLOURS[0]
+        colour, left, right = 'black' if row['column'] == EVERYONE else COLOURS[0], row[f'{name}_low'], row[f'{name}_high']
         if np.isnan(row[name]):
             ax.text(.02, place, 'no value', transform=ax.get_yaxis_transform(), va='center', color='0.4', fontsize=9)
             continue
-        ax.plot([row[f'{name}_low'], row[f'{name}_high']], [place, place], color=colour, lw=1.6)
+        ax.plot([max(left, low), min(right, high)], [place, place], color=colour, lw=1.6)
+        beyond = [edge for edge, yes in ((low, left < low), (high, right > high)) if yes]
+        ax.plot(beyond, [place]*len(beyond), '|', color=colour, ms=9, mew=3)
         ax.plot(row[name], place, 'o', ms=6, color=colour, mfc='white' if row['small'] else colour)
+    ax.set_xlim(low, high)
     ax.locator_params(axis='x', nbins=6)
 
 # %% ../nbs/07_trust.ipynb #7f378962
@@ -381,7 +394,7 @@ def plot_subgroups(subgroups: pd.DataFrame, # From `subgroup_table`
                 ylabel='group (its images, its patients with the finding)')
     axes[1].set(xlabel='difference from all other images')
     fig.suptitle(_forest_title(rows, measure, WORDS[measure], finding) + f'\n{subgroups.attrs["data"]}{", " + note if note else ""}'
-                 '; hollow: small group', fontsize=11)
+                 '; hollow: small group, whose interval may end beyond the edge', fontsize=11)
     plt.close(fig)
     return fig
 
