@@ -6,8 +6,9 @@
 __all__ = ['DEMO_FRACTIONS', 'AUDITED_PIXELS', 'told_plainly', 'exit_text', 'on_command_line', 'is_launched', 'open_dataset',
            'chestnb_check', 'chosen_folder', 'chestnb_nih', 'chestnb_chestmnist', 'chestnb_phantom', 'chestnb_audit',
            'quarantined', 'choose_split', 'choose_config', 'chestnb_train', 'pack_sizes', 'chestnb_pack',
-           'chestnb_evaluate', 'labels_from', 'demo_configs', 'train_all', 'predict_all', 'write_results',
-           'run_summary', 'run_demo', 'default_run_folder', 'chestnb_demo', 'demo_report']
+           'chestnb_evaluate', 'labels_from', 'chestnb_report', 'report_command', 'demo_configs', 'train_all',
+           'predict_all', 'write_results', 'run_summary', 'run_demo', 'default_run_folder', 'chestnb_demo',
+           'demo_report']
 
 # %% ../nbs/a4_commands.ipynb #e59dcb10
 import os, sys, time, warnings
@@ -282,6 +283,39 @@ def labels_from(
     if data == 'nih': return nih_metadata()
     if str(data).endswith('.csv'): return read_metadata(data)
     return open_dataset(data).table
+
+# %% ../nbs/a4_commands.ipynb #d13a0002
+@call_parse
+@told_plainly
+def chestnb_report(
+    predictions:str,            # CSV file of probabilities: ours, or anyone's with one column a finding
+    data:str='',                # Data set folder or its data.csv; 'nih': the real metadata; empty: the embedded set
+    valid:str='',               # CSV file of predictions of validation patients, for calibration and thresholds
+    compare:str='',             # CSV file of another model's predictions of the same images
+    out:str='runs/report',      # Folder to make; it is whole or absent
+    name:str='',                # Name of the model; empty: as the file or its folder
+    rule:str='youden',          # Threshold rule: youden, sensitivity, specificity, f1 or cost
+    rule_value:float=None,      # What the rule needs, such as 0.9 for sensitivity
+    n_resamples:int=1000,       # Bootstrap resamples of patients
+    seed:int=0,                 # Seed of the bootstrap
+    overwrite:store_true=False  # Replace another report that is in `out`
+):
+    "One page that a reviewer can check, of any model's predictions. Not for clinical use."
+    from chestnb.report import make_study, report_summary, write_report
+    study = make_study(predictions, labels_from(data), valid, compare, name, n_resamples, seed, rule, rule_value)
+    print(f'{len(study.table):,} images of {study.table.patient_id.nunique():,} patients, {n_resamples:,} resamples -> {out}', flush=True)
+    print(report_summary(write_report(study, out, overwrite, report_command(locals())), out))
+
+# %% ../nbs/a4_commands.ipynb #d13a0003
+def report_command(
+    given:dict # Arguments of `chestnb_report`
+) -> str:      # What was typed, without folders of this machine
+    "The command line, for the page."
+    files = ('predictions', 'data', 'valid', 'compare', 'out')
+    names = ('data', 'valid', 'compare', 'out', 'name', 'rule', 'rule_value', 'n_resamples', 'seed')
+    words = {name: Path(given[name]).name if name in files and given[name] else given[name] for name in ('predictions', *names)}
+    options = [f'--{name} {words[name]!r}' if isinstance(words[name], str) else f'--{name} {words[name]}' for name in names if words[name] not in ('', None)]
+    return ' '.join(['chestnb_report', words['predictions'], *options])
 
 # %% ../nbs/a4_commands.ipynb #d8c63212
 def demo_configs(

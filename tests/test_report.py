@@ -1,0 +1,588 @@
+"""The report of anybody's predictions: what it takes, what it refuses, what it leaves, and whether page and files agree."""
+import csv
+import json
+import math
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from chestnb.dataset import FINDINGS, is_official_test, nih_metadata, read_metadata
+from chestnb.evaluate import COLUMNS, IMAGE, predictions_frame
+from chestnb.files import UserError
+import chestnb.report as report_module
+from chestnb.report import (SECTIONS, TO_BE_FILLED, Report, cell_text, checklist_rows, letters, make_report, make_study, official_part,
+                            plain, plain_names, recognise_columns, recognise_predictions, resource_table, whole_folder, write_report)
+
+COMMAND = Path(sys.executable).with_name('chestnb_report')
+
+
+def simulated(table, seed=0, strength=2.):
+    "Probabilities that know something of the labels of a table."
+    random = np.random.default_rng(seed)
+    targets = table[list(FINDINGS)].to_numpy(float)
+    return predictions_frame(table['image'], 1/(1 + np.exp(-(strength*targets - 2.5 + random.normal(size=targets.shape)))))
+
+
+PIXEL = bytes.fromhex('89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c489')
+
+
+@pytest.fixture(autouse=True)
+def figures_not_drawn(request, monkeypatch):
+    "Drawing takes most of the time; only the fixtures `full` and `bare`, the command and `test_same_input_same_numbers` need it."
+    if 'same_input' not in request.node.name: monkeypatch.setattr(report_module, 'figure_bytes', lambda figure, ending, dpi=150: PIXEL)
+
+
+@pytest.fixture(scope='module')
+def place(embedded, tmp_path_factory):
+    "Test, validation and a second model's predictions of the embedded set's patients, as files."
+    folder = tmp_path_factory.mktemp('report')
+    table = read_metadata(embedded/'data.csv')
+    patients = np.unique(table.patient_id)
+    test, valid = (table[table.patient_id.isin(some)].reset_index(drop=True) for some in (patients[:130], patients[130:260]))
+    for name, rows, seed, strength in (('test', test, 0, 2.), ('valid', valid, 1, 2.), ('other', test, 2, 1.)):
+        simulated(rows, seed, strength).to_csv(folder/f'{name}.csv', index=False)
+    return folder, table, test, valid
+
+
+@pytest.fixture(scope='module')
+def full(place):
+    "The folder of a report with every section."
+    folder, table, *_ = place
+    study = make_study(folder/'test.csv', table, folder/'valid.csv', folder/'other.csv', name='simulated', n_resamples=40)
+    write_report(study, folder/'full', command='chestnb_report test.csv', disable=True)
+    return folder/'full'
+
+
+@pytest.fixture(scope='module')
+def bare(place):
+    "The folder of a report without validation patients and without a second model."
+    folder, table, *_ = place
+    write_report(make_study(folder/'test.csv', table, name='bare', n_resamples=40), folder/'bare', disable=True)
+    return folder/'bare'
+
+
+class Page(HTMLParser):
+    "A page taken apart: tags, what it loads, tables with their cells, ids and links."
+    VOID = {'meta', 'img', 'br', 'link', 'input', 'hr', 'source', 'area', 'base', 'col', 'embed', 'track', 'wbr'}
+
+    def __init__(self, html):
+        super().__init__()
+        self.open, self.tags, self.ids, self.links, self.tables, self.cell, self.text = [], [], [], [], {}, None, ''
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.tags.append((tag, attrs))
+        if tag not in self.VOID: self.open.append(tag)
+        if 'id' in attrs: self.ids.append(attrs['id'])
+        if tag == 'a': self.links.append(attrs.get('href', ''))
+        if tag == 'table':
+            self.rows = self.tables.setdefault(attrs['data-csv'], [])
+        if tag == 'tr' and 'table' in self.open: self.rows.append([])
+        if tag in ('td', 'th') and 'tbody' in self.open: self.cell = ''
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open.pop() == tag, f'</{tag}> closes something else'
+        if tag in ('td', 'th') and self.cell is not None:
+            self.rows[-1].append(self.cell)
+            self.cell = None
+
+    def handle_data(self, data):
+        self.text += data
+        if self.cell is not None: self.cell += data
+
+
+@pytest.fixture(scope='module', params=['full', 'bare'])
+def built(request, full, bare):
+    folder = {'full': full, 'bare': bare}[request.param]
+    html = (folder/'report.html').read_text(encoding='utf-8')
+    return folder, html, Page(html)
+
+
+# The page
+
+def test_page_is_well_formed(built):
+    _, html, page = built
+    assert html.startswith('<!DOCTYPE html>') and page.open == []
+    assert len(page.ids) == len(set(page.ids)), 'an id is there twice'
+    assert ('html', {'lang': 'en'}) in page.tags
+
+
+def test_page_loads_nothing(built):
+    _, html, page = built
+    for tag, attrs in page.tags:
+        assert tag not in ('script', 'link', 'iframe', 'object', 'embed', 'video', 'audio', 'base'), tag
+        for name in ('src', 'srcset', 'poster', 'background', 'data'): assert attrs.get(name, 'data:').startswith('data:'), (tag, attrs)
+        assert not any(name.startswith('on') for name in attrs)
+    style = re.search(r'<style>(.*?)</style>', html, re.S)[1]
+    assert 'url(' not in style and '@import' not in style and '&#' not in style
+
+
+def test_every_figure_has_alt_text_and_is_a_picture(built):
+    folder, _, page = built
+    images = [attrs for tag, attrs in page.tags if tag == 'img']
+    assert len(images) >= 5
+    assert all(len(attrs['alt']) > 20 and attrs['src'].startswith('data:image/') for attrs in images)
+    names = {p.stem for p in (folder/'figures').iterdir()}
+    assert len(images) == len(names)
+    for name in names:
+        assert (folder/'figures'/f'{name}.png').read_bytes()[:8] == b'\x89PNG\r\n\x1a\n'
+        assert b'<svg' in (folder/'figures'/f'{name}.svg').read_bytes()[:1500]
+
+
+def test_contents_lead_to_sections(built):
+    _, _, page = built
+    targets = [link[1:] for link in page.links if link.startswith('#')]
+    assert set(targets) <= set(page.ids)
+    assert [anchor for anchor, _ in SECTIONS] == [t for t in dict.fromkeys(targets[1:])]
+
+
+def test_fits_phone_and_paper(built):
+    _, html, page = built
+    assert ('meta', {'name': 'viewport', 'content': 'width=device-width, initial-scale=1'}) in page.tags
+    assert re.search(r'@media \(max-width: \d+rem\)', html) and '@media print' in html and 'break-inside: avoid' in html
+    assert re.search(r'\.scroll \{[^}]*overflow-x: auto', html)
+    assert 'table.words' in html   # tables of words are stacked on a phone
+    assert html.count('<div class="scroll"') == sum(tag in ('table', 'img') for tag, _ in page.tags), 'a table or figure that cannot scroll'
+
+
+def test_says_what_it_is_not_for_and_that_it_is_synthetic(built):
+    _, _, page = built
+    assert 'Not for clinical use' in page.text and 'Synthetic images' in page.text
+
+
+def numbers_in(text):
+    "Numbers of a cell with their decimals and whether they are percentages."
+    for sign, digits, percent in re.findall(r'([-+−]?)((?:\d[\d,]*)(?:\.\d+)?)(%?)', text):
+        value = float(digits.replace(',', ''))
+        decimals = len(digits.partition('.')[2])
+        yield (-value if sign in '-−' and sign else value), decimals, bool(percent)
+
+
+def is_number(text): return re.fullmatch(r'(< )?[+-]?[\d,]+(\.\d+)?%?( \[[^\]]+\])?', text.strip()) is not None
+
+
+def test_every_number_of_every_table_is_in_its_csv_and_in_the_json(built):
+    folder, _, page = built
+    held = json.loads((folder/'numbers.json').read_text(encoding='utf-8'))['tables']
+    assert page.tables, 'no tables'
+    checked = 0
+    for path, rows in page.tables.items():
+        with open(folder/path, encoding='utf-8') as file: cells = [cell for row in list(csv.reader(file))[1:] for cell in row]
+        in_csv = np.array([float(cell) for cell in cells if re.fullmatch(r'[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?', cell)])
+        records = held[Path(path).stem]
+        in_json = np.array([float(v) for record in records for v in record.values() if isinstance(v, (int, float)) and not isinstance(v, bool)])
+        for row in rows:
+            for cell in row[1:]:
+                if not is_number(cell):
+                    continue
+                for value, decimals, percent in numbers_in(cell.replace('< ', '')):
+                    if cell.startswith('<'): continue
+                    for numbers in (in_csv, in_json):
+                        scale = 100 if percent else 1
+                        assert (np.abs(numbers*scale - value) <= .5*10**-decimals + 1e-9).any(), (path, cell)
+                    checked += 1
+    assert checked > 300
+
+
+def test_every_table_and_figure_is_a_file_and_nothing_else_is_there(built):
+    folder, _, page = built
+    held = json.loads((folder/'numbers.json').read_text(encoding='utf-8'))
+    assert {p.stem for p in (folder/'tables').iterdir()} == set(held['tables'])
+    assert {Path(path).stem for path in page.tables} <= set(held['tables'])
+    assert {p.name for p in folder.iterdir()} == {'report.html', 'numbers.json', 'model_card.md', 'data_card.md', 'tables', 'figures'}
+    assert len(held['identity']['files'][0]['sha256']) == 64
+
+
+def test_without_validation_nothing_is_chosen(bare):
+    text = Page((bare/'report.html').read_text(encoding='utf-8')).text
+    held = json.loads((bare/'numbers.json').read_text(encoding='utf-8'))
+    assert not {'thresholds', 'threshold_drift', 'subgroup_rates', 'comparison'} & set(held['tables'])
+    assert text.count('Not in this report') == 2 and 'nothing was chosen on the test images' in text
+    assert 'after_ece' not in held['tables']['calibration'][0] and held['facts']['ece_after'] == ''
+
+
+def test_with_validation_thresholds_are_those_of_validation(full, place):
+    from chestnb.thresholds import choose_thresholds
+    folder, _, test, valid = place
+    frame = pd.read_csv(full/'tables'/'thresholds.csv').set_index('finding')
+    predictions = recognise_predictions(folder/'valid.csv').predictions
+    expected = choose_thresholds(predictions, valid, part='valid').by_finding
+    for finding, threshold in expected.items(): assert frame.loc[finding, 'threshold'] == pytest.approx(threshold)
+    scores = recognise_predictions(folder/'test.csv').predictions.set_index(IMAGE).loc[test.image]
+    for finding, threshold in expected.items():
+        marked, truth = scores[f'prob_{finding}'].to_numpy() >= threshold, test[finding].to_numpy()
+        if truth.any(): assert frame.loc[finding, 'sensitivity'] == pytest.approx(marked[truth].mean())
+
+
+def test_scores_equal_scikit_learn(full, place):
+    from sklearn.metrics import average_precision_score, roc_auc_score
+    folder, _, test, _ = place
+    frame = pd.read_csv(full/'tables'/'discrimination.csv').set_index('finding')
+    scores = recognise_predictions(folder/'test.csv').predictions.set_index(IMAGE).loc[test.image]
+    for finding in FINDINGS:
+        if not test[finding].any(): continue
+        assert frame.loc[finding, 'auroc'] == pytest.approx(roc_auc_score(test[finding], scores[f'prob_{finding}']), abs=1e-12)
+        assert frame.loc[finding, 'average_precision'] == pytest.approx(average_precision_score(test[finding], scores[f'prob_{finding}']), abs=1e-12)
+
+
+def test_comparison_is_this_minus_other(full):
+    frame = pd.read_csv(full/'tables'/'comparison.csv').set_index('finding')
+    assert frame.loc['macro', 'auroc_difference'] == pytest.approx(frame.loc['macro', 'auroc_second'] - frame.loc['macro', 'auroc_first'])
+    assert frame.loc['macro', 'auroc_difference'] > 0   # `other` was simulated to know less
+
+
+def test_same_input_same_numbers(place, full, tmp_path):
+    folder, table, *_ = place
+    study = make_study(folder/'test.csv', table, folder/'valid.csv', folder/'other.csv', name='simulated', n_resamples=40)
+    write_report(study, tmp_path/'again', command='chestnb_report test.csv', disable=True)
+    files = sorted(p.relative_to(full) for p in full.rglob('*') if p.is_file())
+    assert files == sorted(p.relative_to(tmp_path/'again') for p in (tmp_path/'again').rglob('*') if p.is_file())
+    for file in files:
+        if file.name in ('report.html', 'numbers.json'): continue   # these have the time in them
+        assert (full/file).read_bytes() == (tmp_path/'again'/file).read_bytes(), file
+    numbers = [json.loads((f/'numbers.json').read_text()) for f in (full, tmp_path/'again')]
+    assert numbers[0]['tables'] == numbers[1]['tables'] and numbers[0]['facts'] == numbers[1]['facts']
+
+
+def test_names_are_escaped(place, tmp_path):
+    folder, table, *_ = place
+    name = '<script>alert("x")</script> & Co'
+    write_report(make_study(folder/'test.csv', table, name=name, n_resamples=0), tmp_path/'odd', disable=True)
+    html = (tmp_path/'odd'/'report.html').read_text(encoding='utf-8')
+    assert '<script' not in html and '&lt;script&gt;' in html and Page(html).open == []
+
+
+def test_no_resamples_means_no_intervals(place, tmp_path):
+    folder, table, *_ = place
+    write_report(make_study(folder/'test.csv', table, n_resamples=0), tmp_path/'none', disable=True)
+    frame = pd.read_csv(tmp_path/'none'/'tables'/'discrimination.csv')
+    assert frame['auroc'].notna().any() and frame['auroc_low'].isna().all()
+    with pytest.raises(UserError, match='n_resamples'): write_report(make_study(folder/'test.csv', table, n_resamples=-1), tmp_path/'minus')
+    assert not (tmp_path/'minus').exists()
+
+
+def test_absent_findings_are_said_and_not_zero(place, tmp_path):
+    folder, table, test, _ = place
+    few = test[~test['Hernia']].reset_index(drop=True)
+    simulated(few).to_csv(tmp_path/'few.csv', index=False)
+    report = write_report(make_study(tmp_path/'few.csv', table, n_resamples=20), tmp_path/'out', disable=True)
+    frame = pd.read_csv(tmp_path/'out'/'tables'/'discrimination.csv').set_index('finding')
+    assert math.isnan(frame.loc['Hernia', 'auroc']) and 'Hernia' in report.facts['absent']
+    html = Page((tmp_path/'out'/'report.html').read_text(encoding='utf-8'))
+    assert 'Hernia: no positive or no negative image' in html.text
+    row = next(row for row in html.tables['tables/discrimination.csv'] if row and row[0] == 'Hernia')
+    assert row[4] == '–'
+
+
+@pytest.mark.parametrize('findings', [(), ('Mass',)])
+def test_nearly_nothing_to_score_still_gives_a_page(place, tmp_path, findings):
+    folder, table, test, _ = place
+    rows = test[~test[[f for f in FINDINGS if f not in findings]].any(axis=1)].reset_index(drop=True)
+    assert len(rows) > 5
+    simulated(rows).to_csv(tmp_path/'p.csv', index=False)
+    write_report(make_study(tmp_path/'p.csv', table, n_resamples=10), tmp_path/'out', disable=True)
+    assert Page((tmp_path/'out'/'report.html').read_text(encoding='utf-8')).open == []
+
+
+# What it recognises
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(['', 'prob_', 'pred ', 'Score-', 'probability_']), st.sampled_from([str, str.lower, str.upper, lambda t: t.replace('_', ' ')]),
+       st.sampled_from(['Image Index', 'image', 'PATH', 'file_name', 'Image ID']), st.randoms())
+def test_any_spelling_and_order_of_columns(prefix, change, image, random):
+    columns = [image, *(change(prefix + finding) for finding in FINDINGS), 'Patient ID', 'Unnamed: 0']
+    random.shuffle(columns)
+    named = recognise_columns(columns)
+    assert set(named.values()) == set(COLUMNS) and named[image] == IMAGE
+    for given_, ours in named.items():
+        if ours != IMAGE: assert letters(given_).endswith(letters(ours.removeprefix('prob_')))
+
+
+def test_labels_beside_probabilities_are_not_taken_for_them(place, tmp_path):
+    folder, table, test, _ = place
+    both = simulated(test).merge(test[['image', *FINDINGS]].rename(columns={'image': IMAGE}), on=IMAGE)
+    both.to_csv(tmp_path/'both.csv', index=False)
+    read = recognise_predictions(tmp_path/'both.csv')
+    assert read.predictions.equals(recognise_predictions(folder/'test.csv').predictions)
+    assert any('columns not used' in note for note in read.notes)
+
+
+def test_folders_endings_semicolons_tabs_and_byte_order_marks(place, tmp_path):
+    folder, _, test, _ = place
+    ours = recognise_predictions(folder/'test.csv').predictions
+    variants = {'folders': ours.assign(**{IMAGE: 'a/b/' + ours[IMAGE]}), 'windows': ours.assign(**{IMAGE: 'C:\\x\\' + ours[IMAGE]}),
+                'bare': ours.assign(**{IMAGE: ours[IMAGE].str.removesuffix('.png')}), 'same': ours}
+    for name, frame in variants.items():
+        for separator in ',;\t':
+            frame.to_csv(tmp_path/'v.csv', sep=separator, index=False, encoding='utf-8-sig')
+            read = recognise_predictions(tmp_path/'v.csv')
+            pd.testing.assert_frame_equal(read.predictions, ours)
+            assert any('reduced to file names' in note for note in read.notes) == (name != 'same')
+
+
+def test_recognition_is_said_on_page(place, tmp_path):
+    folder, table, *_ = place
+    ours = recognise_predictions(folder/'test.csv').predictions
+    ours.rename(columns={c: c.removeprefix('prob_').replace('_', ' ') for c in ours}).to_csv(tmp_path/'plain.csv', index=False)
+    report = write_report(make_study(tmp_path/'plain.csv', table, n_resamples=0), tmp_path/'out', disable=True)
+    assert 'Pleural Thickening as prob_Pleural_Thickening' in Page((tmp_path/'out'/'report.html').read_text(encoding='utf-8')).text
+    assert report.facts['notes'][0].startswith('Test: plain.csv')
+
+
+# What it refuses
+
+def refused(place, tmp_path, frame, words, **options):
+    folder, table, *_ = place
+    frame.to_csv(tmp_path/'bad.csv', index=False)
+    with pytest.raises(UserError, match=words): write_report(make_study(tmp_path/'bad.csv', table, n_resamples=5, **options), tmp_path/'out', disable=True)
+    assert not (tmp_path/'out').exists()
+
+
+def test_logits_nan_text_duplicates_labels_missing_columns(place, tmp_path):
+    ours = recognise_predictions(place[0]/'test.csv').predictions
+    refused(place, tmp_path, ours.assign(prob_Mass=np.log(ours.prob_Mass/(1 - ours.prob_Mass))), 'sigmoid')
+    refused(place, tmp_path, ours.assign(prob_Mass=ours.prob_Mass.where(ours.index != 3)), 'not a number')
+    refused(place, tmp_path, ours.assign(prob_Mass=ours.prob_Mass.astype(object).where(ours.index != 3, 'high')), 'not a number')
+    refused(place, tmp_path, pd.concat([ours, ours.tail(1)]), 'more than one row')
+    refused(place, tmp_path, pd.concat([ours, ours.tail(1).assign(**{IMAGE: 'x/' + ours[IMAGE].iloc[-1]})]), 'more than one row')
+    refused(place, tmp_path, ours.assign(**{c: ours[c].round() for c in COLUMNS[1:]}), 'labels or decisions')
+    refused(place, tmp_path, ours.drop(columns='prob_Hernia'), 'Hernia')
+    refused(place, tmp_path, ours.rename(columns={IMAGE: 'who'}), 'name of the image')
+    refused(place, tmp_path, ours.assign(**{'pred mass': ours.prob_Mass}), 'Two columns for one finding')
+    refused(place, tmp_path, ours.head(0), 'no rows')
+    refused(place, tmp_path, ours.assign(**{IMAGE: 'z' + ours[IMAGE]}), 'no row in the data')
+
+
+def test_shared_patients_other_images_and_rules(place, tmp_path):
+    folder, table, test, _ = place
+    ours = recognise_predictions(folder/'test.csv').predictions
+    sibling = test[test.patient_id.duplicated(keep=False)].iloc[:1]
+    rest = ours[~ours[IMAGE].isin(sibling.image)]
+    ours[ours[IMAGE].isin(sibling.image)].to_csv(tmp_path/'sibling.csv', index=False)
+    refused(place, tmp_path, rest, 'both the test and the validation', valid=tmp_path/'sibling.csv')   # another image of a tested patient
+    refused(place, tmp_path, rest, 'same images', compare=folder/'other.csv')
+    refused(place, tmp_path, ours, 'rule is', rule='best')
+    refused(place, tmp_path, ours, 'sensitivity', rule='sensitivity', valid=folder/'valid.csv')
+    with pytest.raises(UserError, match='no such file'): make_study(tmp_path/'none.csv', table)
+
+
+# Whole or absent
+
+def test_a_failure_leaves_the_old_report_and_nothing_else(place, tmp_path, monkeypatch):
+    folder, table, *_ = place
+    study = make_study(folder/'test.csv', table, n_resamples=0)
+    write_report(study, tmp_path/'out', disable=True)
+    before = {p: p.read_bytes() for p in (tmp_path/'out').rglob('*') if p.is_file()}
+    def fails(*_, **__): raise OSError(28, 'No space left on device')
+    for name in ('write_csv', 'write_json', 'write_text', 'write_atomically'):
+        with monkeypatch.context() as patched:
+            patched.setattr(report_module, name, fails)
+            with pytest.raises(OSError): write_report(study, tmp_path/'out', disable=True)
+            with pytest.raises(OSError): write_report(study, tmp_path/'new', disable=True)
+        assert {p: p.read_bytes() for p in (tmp_path/'out').rglob('*') if p.is_file()} == before
+        assert [p.name for p in tmp_path.iterdir()] == ['out']
+
+
+def test_other_reports_and_other_folders_are_left_alone(place, tmp_path):
+    folder, table, *_ = place
+    study, changed = (make_study(folder/'test.csv', table, n_resamples=0, seed=seed) for seed in (0, 1))
+    write_report(study, tmp_path/'out', disable=True)
+    write_report(study, tmp_path/'out', disable=True)                # the same report again
+    with pytest.raises(UserError, match='--overwrite'): write_report(changed, tmp_path/'out', disable=True)
+    assert json.loads((tmp_path/'out'/'numbers.json').read_text())['identity']['seed'] == 0
+    write_report(changed, tmp_path/'out', overwrite=True, disable=True)
+    assert json.loads((tmp_path/'out'/'numbers.json').read_text())['identity']['seed'] == 1
+    (tmp_path/'mine').mkdir()
+    (tmp_path/'mine'/'holiday.jpg').write_text('x')
+    (tmp_path/'file').write_text('x')
+    for name in ('mine', 'file'):
+        with pytest.raises(UserError, match='not a report'): write_report(study, tmp_path/name, overwrite=True, disable=True)
+    assert (tmp_path/'mine'/'holiday.jpg').exists() and (tmp_path/'file').is_file()
+    (tmp_path/'empty').mkdir()
+    write_report(study, tmp_path/'empty', disable=True)              # an empty folder may be used
+    assert (tmp_path/'empty'/'report.html').exists()
+
+
+def test_labels_are_part_of_what_makes_two_reports_the_same(place, tmp_path):
+    folder, table, test, _ = place
+    write_report(make_study(folder/'test.csv', table, n_resamples=0), tmp_path/'out', disable=True)
+    relabelled = table.assign(Mass=table['Mass'] ^ (table['image'] == test['image'].iloc[0]))
+    with pytest.raises(UserError, match='--overwrite'): write_report(make_study(folder/'test.csv', relabelled, n_resamples=0), tmp_path/'out', disable=True)
+
+
+def test_interrupted_folder_is_gone(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        with whole_folder(tmp_path/'out') as folder:
+            (folder/'half.txt').write_text('half')
+            raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+# The official list, published results, checklists
+
+def test_official_list():
+    nih = nih_metadata()
+    inside = is_official_test(nih)
+    assert official_part(nih[inside]) == ('whole', 25_596)
+    assert official_part(nih[inside].head(100)) == ('part', 100)
+    assert official_part(nih[~inside].head(100)) == ('outside', 0)
+    assert official_part(nih.head(2_000))[0] == 'mixed'
+    assert official_part(nih[inside].head(10).assign(image=[f'hospital_{i}.png' for i in range(10)]))[0] == 'foreign'   # ids that look like NIH's
+
+
+@pytest.fixture(scope='module')
+def nih_page(tmp_path_factory):
+    "Reports of simulated predictions on NIH's metadata: a part of the official list, and a mixture."
+    folder, nih = tmp_path_factory.mktemp('nih'), nih_metadata()
+    inside = is_official_test(nih)
+    patients = lambda rows, n: rows[rows.patient_id.isin(rows.patient_id.drop_duplicates().sample(n, random_state=0))].reset_index(drop=True)
+    parts = {'part': patients(nih[inside], 150), 'mixed': patients(nih, 400), 'valid': patients(nih[~inside], 400)}
+    for name, rows in parts.items(): simulated(rows).to_csv(folder/f'{name}.csv', index=False)
+    studies = {name: make_study(folder/f'{name}.csv', nih, n_resamples=10, name='mine') for name in ('part', 'mixed')}
+    studies['with_valid'] = make_study(folder/'part.csv', nih, valid=folder/'valid.csv', n_resamples=10, name='mine')
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(report_module, 'figure_bytes', lambda figure, ending, dpi=150: PIXEL)
+        for name, study in studies.items(): write_report(study, folder/name, disable=True)
+    return folder
+
+
+@pytest.mark.parametrize('name, own_table', [('part', 'published_official'), ('with_valid', 'published_official'), ('mixed', 'published_other')])
+def test_like_for_like_only_inside_the_official_list(nih_page, name, own_table):
+    page = Page((nih_page/name/'report.html').read_text(encoding='utf-8'))
+    assert ('Not like for like' in page.text) == (name == 'mixed')
+    tables = {t: pd.read_csv(nih_page/name/'tables'/f'{t}.csv') for t in ('published_official', 'published_other')}
+    assert [t for t, frame in tables.items() if frame.model.str.contains('this report').any()] == [own_table]
+    assert 'Synthetic images' not in page.text and 'text-mined' not in page.text.split('Limitations')[0][:200]
+    if name != 'mixed': assert 'the authors must' in page.text
+
+
+def test_validation_on_official_patients_is_said_and_not_like_for_like(nih_page, tmp_path):
+    nih = nih_metadata()
+    official = nih[is_official_test(nih)]
+    test = pd.read_csv(nih_page/'part.csv')
+    tested = nih[nih.image.isin(test[IMAGE])].patient_id
+    valid = official[~official.patient_id.isin(tested)].head(800)
+    simulated(valid).to_csv(tmp_path/'valid.csv', index=False)
+    report = write_report(make_study(nih_page/'part.csv', nih, valid=tmp_path/'valid.csv', n_resamples=5), tmp_path/'out', disable=True)
+    assert not report.facts['like_for_like'] and '800 of the 800 validation images' in report.facts['valid_warning']
+
+
+def test_published_results_have_a_source_and_a_protocol():
+    frame = resource_table('published_results.csv')
+    assert frame.source.notna().all() and set(frame.evidence) == {'primary', 'secondary'}
+    official = frame[frame.protocol == 'official']
+    assert official.mean_auroc.between(.74, .8351).all() and official.mean_auroc.max() == .835
+    assert frame[frame.protocol == 'other'].differs_by.notna().all()
+    assert frame[frame.source.str.contains('EVA-X|medical_mae')].differs_by.str.contains('test').all()
+    each = resource_table('published_per_finding.csv').set_index('finding')
+    assert tuple(each.index) == FINDINGS
+    assert each['wang_official'].mean() == pytest.approx(.745, abs=.001) and each['chexnet_random'].mean() == pytest.approx(.841, abs=.001)
+
+
+def test_checklists_are_complete_and_honest(full, bare):
+    claim, tripod = (pd.read_csv(full/'tables'/f'checklist_{name}.csv', dtype=str) for name in ('claim', 'tripod'))
+    assert claim.item.tolist() == [str(i) for i in range(1, 45)] and len(tripod) == 52
+    assert {re.match(r'\d+', item)[0] for item in tripod.item} == {str(i) for i in range(1, 28)}
+    for frame in (claim, tripod):
+        assert (frame[frame.state == 'authors'].answer == TO_BE_FILLED).all()
+        assert frame[frame.state == 'stated here'].answer.ne(TO_BE_FILLED).all()
+    assert claim.set_index('item').loc['44', 'state'] == 'authors'        # nobody can guess who paid
+    assert claim.set_index('item').loc['38', 'state'] == 'stated here'
+    without = pd.read_csv(bare/'tables'/'checklist_claim.csv', dtype=str).set_index('item')
+    assert without.loc['38', 'state'] == 'not in this run'
+
+
+def test_cards_leave_to_the_authors_what_only_they_know(full):
+    card = (full/'model_card.md').read_text(encoding='utf-8')
+    assert card.count(TO_BE_FILLED) >= 5 and 'Not for clinical use' in card and 'Macro AUROC' in card
+    assert 'no person' in (full/'data_card.md').read_text(encoding='utf-8')
+
+
+# Small parts
+
+@settings(max_examples=200, deadline=None)
+@given(st.floats(0, 1), st.sampled_from(['score', 'share', 'fine', 'signed']))
+def test_cell_text_rounds_to_the_nearest(value, kind):
+    (shown, decimals, percent), = numbers_in(cell_text(kind, [value]))
+    assert abs(shown - value*(100 if percent else 1)) <= .5*10**-decimals + 1e-8
+
+
+def test_cell_text_never_invents_zero():
+    assert cell_text('score', [float('nan')]) == '–' and cell_text('score', [None]) == '–' and cell_text('whole', [pd.NA]) == '–'
+    assert cell_text('score', [.5, float('nan'), float('nan')]) == '0.500'
+    assert cell_text('signed', [-.00004]) == '0.000' and cell_text('p', [.0001]) == '< 0.001'
+
+
+def test_json_has_no_nan():
+    assert plain({'a': float('nan'), 'b': np.int64(3), 'c': [np.float64('inf'), pd.NA, True], 4: np.bool_(False)}) == {'a': None, 'b': 3, 'c': [None, None, True], '4': False}
+
+
+def test_plain_names_keep_endings():
+    assert plain_names(pd.Series(['a/b.PNG', ' c.jpg '])).tolist() == ['b.PNG', 'c.jpg']
+
+
+# The command
+
+def typed(*words, cwd):
+    return subprocess.run([str(w) for w in (COMMAND, *words)], cwd=cwd, capture_output=True, text=True)
+
+
+def test_command(place, embedded):
+    folder, *_ = place
+    words = ['test.csv', '--data', embedded/'data.csv', '--valid', 'valid.csv', '--compare', 'other.csv', '--n_resamples', 20, '--name', 'mine', '--out', 'page']
+    done = typed(*words, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert 'Macro AUROC' in done.stdout and 'not a medical device' in done.stdout and 'Traceback' not in done.stderr
+    html = (folder/'page'/'report.html').read_text(encoding='utf-8')
+    assert str(folder) not in html and str(embedded) not in html, 'a path of this machine on the page'
+    assert '--valid' in html and 'valid.csv' in html
+    again = typed(*[w if w != 20 else 21 for w in words], cwd=folder)
+    assert again.returncode == 2 and '--overwrite' in again.stderr and 'Traceback' not in again.stderr
+
+
+def test_command_refuses_in_one_sentence(place, embedded):
+    folder, *_ = place
+    done = typed('test.csv', '--data', embedded, '--valid', 'test.csv', '--out', 'bad', cwd=folder)
+    assert done.returncode == 2 and 'both the test and the validation' in done.stderr and 'Traceback' not in done.stderr
+    assert not (folder/'bad').exists()
+
+
+def test_runs_without_torch(place, embedded):
+    folder, *_ = place
+    code = ('import sys; sys.argv = ["chestnb_report"]; from chestnb.commands import chestnb_report; '
+            f'chestnb_report("test.csv", data={str(embedded/"data.csv")!r}, out="light", n_resamples=5); '
+            'print([m for m in ("torch", "fastai", "timm", "torchxrayvision") if m in sys.modules])')
+    done = subprocess.run([sys.executable, '-c', code], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().endswith('[]')
+
+
+def test_importing_the_module_is_light():
+    code = 'import sys, chestnb.report; print([m for m in ("sklearn", "matplotlib", "jinja2", "torch") if m in sys.modules])'
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == '[]'
+
+
+# Real predictions
+
+def test_published_predictions(shared_nih, tmp_path):
+    nih = nih_metadata()
+    read = recognise_predictions(shared_nih/'chexnet_predictions.csv')
+    inside = read.predictions[IMAGE].isin(nih.image[is_official_test(nih)])
+    read.predictions[inside].to_csv(tmp_path/'inside.csv', index=False)
+    read.predictions[~inside].to_csv(tmp_path/'outside.csv', index=False)
+    study = make_study(tmp_path/'inside.csv', nih, valid=tmp_path/'outside.csv', n_resamples=20)
+    report = write_report(study, tmp_path/'out', disable=True)
+    assert len(study.table) == 5_213 and report.facts['official_kind'] == 'part' and report.facts['like_for_like']
+    assert f"{report.facts['macro']:.4f}" == '0.8182'
+    assert float(report.facts['ece_after'].split()[0]) < float(report.facts['ece_before'].split()[0])
+    assert Page((tmp_path/'out'/'report.html').read_text(encoding='utf-8')).open == []
