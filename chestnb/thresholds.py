@@ -200,8 +200,10 @@ def from_dict(cls: Thresholds,
     "From a dictionary"
     try:
         if content['format'] != FORMAT: raise KeyError('format')
+        wrong = [f for f, cut in content['by_finding'].items() if f not in FINDINGS or not 0 <= float(cut) <= 1]
+        if wrong: raise ValueError(f'threshold of {wrong[0]}')
         return cls(*(content[name] for name in ('by_finding', 'rule', 'value', 'reached', 'left_out')), FittedOn(**content['chosen_on']))
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f'These are no thresholds of the form {FORMAT!r}: {error} is missing or wrong. Expected what Thresholds.save writes.') from error
 
 @patch(cls_method=True)
