@@ -314,7 +314,7 @@ def _finish_decision(fig, ax, curves, table, title):
     "Limits, labels, legend and title"
     from textwrap import fill
     curve = next(iter(curves.values()))
-    top = max(c['net_benefit_high'].fillna(c['net_benefit']).max() for c in curves.values())
+    top = max(1e-3, *(c['net_benefit_high'].fillna(c['net_benefit']).max() for c in curves.values()))
     ax.set(xlim=(0, 100*curve.index.max()), ylim=(-.3*top, 1.08*top), xlabel='Threshold probability (%)', ylabel='Net benefit (true positives per image)')
     ax.legend(frameon=False, fontsize=10)
     said = [f'{name or "the model"} ' + ('nowhere surely' if r is None else f'from {r[0]:.1%} to {r[1]:.1%}')
