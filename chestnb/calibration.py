@@ -33,13 +33,14 @@ BINNINGS = ('quantile', 'width')
 def bin_edges(score,                     # Probabilities, shape (n_images,)
               n_bins: int = 10,          # How many bins, at most
               binning: str = 'quantile', # 'quantile': about as many images in each; 'width': equal widths from 0 to 1
-             ) -> np.ndarray: # Rising edges; tied scores can make them fewer than `n_bins` + 1
+             ) -> np.ndarray: # Edges, never falling; tied scores can make them fewer than `n_bins` + 1
     "Where the bins begin and end"
     if binning not in BINNINGS: raise UserError(f'binning is {binning!r}; expected one of {", ".join(BINNINGS)}.')
     if n_bins < 1: raise UserError(f'n_bins is {n_bins}; expected 1 or more.')
     if binning == 'width': return np.linspace(0, 1, n_bins + 1)
-    edges = np.unique(np.percentile(score, np.linspace(0, 100, n_bins + 1)))
-    return edges if len(edges) > 1 else edges.repeat(2) # one bin when all scores are equal
+    edges = np.percentile(score, np.linspace(0, 1, n_bins + 1)*100)
+    inner = np.unique(edges[1:-1])
+    return np.r_[edges[0], inner[inner < edges[-1]], edges[-1]] # the first bin may hold the lowest score alone: low = high
 
 def binning_note(n_bins: int,  # How many bins
                  binning: str, # One of `BINNINGS`
@@ -184,14 +185,14 @@ def calibration_line(target, # 0 or 1, shape (n_images,)
 
 # %% ../nbs/a10_calibration.ipynb #8b000d25
 def _summands(target, score, edges):
-    "What is summed over the images of a resample, one column each, and the solution that the Newton steps start from"
+    "What is summed over the images of a resample: 4 plain columns, 9 for each of the two lines, the gap in each bin; and the lines"
     x, line = log_odds_of(score), calibration_line(target, score)
-    inside = np.eye(len(edges) - 1)[bin_numbers(score, edges)]
-    gaps = inside*(score - target)[:, None]
+    gaps = np.eye(len(edges) - 1)[bin_numbers(score, edges)]*(score - target)[:, None]
     columns = [np.ones(len(score)), (score - target)**2, score, target]
     for intercept, slope in ((line['in_the_large'], 1.), (_line_intercept(target, x, line['slope']), line['slope'])):
         p = expit(intercept + slope*x) if np.isfinite([intercept, slope]).all() else np.full(len(x), .5)
-        columns += [target - p, (target - p)*x, p*(1 - p), p*(1 - p)*x, p*(1 - p)*x**2]
+        first, second, third = target - p, p*(1 - p), p*(1 - p)*(1 - 2*p)
+        columns += [first, first*x] + [second*x**k for k in range(3)] + [third*x**k for k in range(4)]
     return np.column_stack([*columns, gaps]), line
 
 # %% ../nbs/a10_calibration.ipynb #133f7f90
@@ -202,19 +203,30 @@ def _line_intercept(target, x, slope):
     bound = 80 + 30*abs(slope)
     return brentq(lambda shift: expit(shift + slope*x).sum() - target.sum(), -bound, bound, xtol=1e-12)
 
+# %% ../nbs/a10_calibration.ipynb #19ceb701
+def _moved(sums, with_slope):
+    "How far a resample moves intercept and slope (0 if held), to the second order; `sums` are the 9 columns of a line"
+    g0, g1, h0, h1, h2, *third = sums.T
+    t0, t1, t2, t3 = third
+    shift, slope = np.zeros((2, len(sums)))
+    for _ in range(3):
+        r0 = g0 - (shift**2*t0 + 2*shift*slope*t1 + slope**2*t2)/2
+        r1 = g1 - (shift**2*t1 + 2*shift*slope*t2 + slope**2*t3)/2
+        determinant = h0*h2 - h1**2
+        shift, slope = ((h2*r0 - h1*r1)/determinant, (h0*r1 - h1*r0)/determinant) if with_slope else (r0/h0, slope)
+    return shift, slope
+
 # %% ../nbs/a10_calibration.ipynb #b1bc293c
 MEASURES = ('mean_score', 'prevalence', 'ece', 'brier', 'brier_skill', 'slope', 'in_the_large')
 
 def _measures(sums, line):
     "The measures of each row of sums, shape (n_rows, len(MEASURES)), and the signed gap of each bin"
-    images, squares, score, target, r, _, w, *_ = sums.T[:14]
-    r2, rx2, w2, wx2, wxx2 = sums.T[9:14]
-    gaps = sums[:, 14:]/images[:, None]
-    share, brier = target/images, squares/images
+    images, squares, score, target = sums[:, :4].T
+    gaps, share, brier = sums[:, 22:]/images[:, None], target/images, squares/images
     with np.errstate(divide='ignore', invalid='ignore'): # a resample without a positive image has no skill and no line
         skill = 1 - brier/(share*(1 - share))
-        slope = line['slope'] + (w2*rx2 - wx2*r2)/(w2*wxx2 - wx2**2)
-        large = line['in_the_large'] + r/w
+        large = line['in_the_large'] + _moved(sums[:, 4:13], False)[0]
+        slope = line['slope'] + _moved(sums[:, 13:22], True)[1]
         defined = np.where((target > 0) & (target < images), 1, np.nan)
     values = [score/images, share, np.abs(gaps).sum(axis=1), brier, skill*defined, slope*defined, large*defined]
     return np.stack(values, axis=1), gaps
@@ -494,6 +506,17 @@ def save(self: Calibration,
     "Write as JSON"
     return write_json(path, self.to_dict())
 
+# %% ../nbs/a10_calibration.ipynb #8412e2a4
+def _checked_curves(method, curves):
+    "The curves, or a `ValueError`: an unknown finding or parameters that are not this method's"
+    names = {'platt': {'intercept', 'slope'}, 'temperature': {'temperature'}, 'isotonic': {'scores', 'probabilities'}}[method]
+    for finding, curve in curves.items():
+        if finding not in FINDINGS: raise ValueError(f'finding {finding!r}')
+        if set(curve) != names: raise ValueError(f'curve of {finding}')
+        values = [np.asarray(curve[name], dtype=float) for name in sorted(names)]
+        if not all(np.isfinite(v).all() and v.size == values[0].size > 0 for v in values): raise ValueError(f'curve of {finding}')
+    return curves
+
 # %% ../nbs/a10_calibration.ipynb #1acb9278
 @patch(cls_method=True)
 def from_dict(cls: Calibration,
@@ -502,8 +525,9 @@ def from_dict(cls: Calibration,
     "From a dictionary"
     try:
         if content['format'] != FORMAT: raise KeyError('format')
-        return cls(content['method'], content['curves'], content['left_out'], FittedOn(**content['fitted_on']))
-    except (KeyError, TypeError) as error:
+        curves = _checked_curves(content['method'], content['curves'])
+        return cls(content['method'], curves, content['left_out'], FittedOn(**content['fitted_on']))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f'This is no calibration of the form {FORMAT!r}: {error} is missing or wrong. Expected what Calibration.save writes.') from error
 
 @patch(cls_method=True)

@@ -200,8 +200,10 @@ def from_dict(cls: Thresholds,
     "From a dictionary"
     try:
         if content['format'] != FORMAT: raise KeyError('format')
+        wrong = [f for f, cut in content['by_finding'].items() if f not in FINDINGS or not 0 <= float(cut) <= 1]
+        if wrong: raise ValueError(f'threshold of {wrong[0]}')
         return cls(*(content[name] for name in ('by_finding', 'rule', 'value', 'reached', 'left_out')), FittedOn(**content['chosen_on']))
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f'These are no thresholds of the form {FORMAT!r}: {error} is missing or wrong. Expected what Thresholds.save writes.') from error
 
 @patch(cls_method=True)
@@ -312,7 +314,7 @@ def _finish_decision(fig, ax, curves, table, title):
     "Limits, labels, legend and title"
     from textwrap import fill
     curve = next(iter(curves.values()))
-    top = max(c['net_benefit_high'].fillna(c['net_benefit']).max() for c in curves.values())
+    top = max(1e-3, *(c['net_benefit_high'].fillna(c['net_benefit']).max() for c in curves.values()))
     ax.set(xlim=(0, 100*curve.index.max()), ylim=(-.3*top, 1.08*top), xlabel='Threshold probability (%)', ylabel='Net benefit (true positives per image)')
     ax.legend(frameon=False, fontsize=10)
     said = [f'{name or "the model"} ' + ('nowhere surely' if r is None else f'from {r[0]:.1%} to {r[1]:.1%}')
