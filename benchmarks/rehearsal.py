@@ -13,6 +13,7 @@ Prints one Markdown table: step, seconds, peak memory. `VmHWM` counts every page
 pack itself, which belong to the page cache and are given back under pressure; `anonymous` is what it really owns.
 """
 import argparse
+import gc
 import gzip
 import io
 import resource
@@ -96,6 +97,7 @@ def rehearse(folder, n, workers):
             started, seen = time.perf_counter(), sum(len(x) for x, _ in dls.train)
             note['images'], note['images/s'] = f'{seen:,}', f'{seen/(time.perf_counter() - started):,.0f}'
         del dls
+        gc.collect() # loaders refer to themselves, and hold the map of the pack
 
 
 def main():
