@@ -1,6 +1,6 @@
 """Copy what the results page shows from a run folder of chestnb_demo: python tools/collect_results.py runs/demo embedded
 
-Only tables, figures and predictions are copied, never weights or images.
+Only tables, figures and predictions are copied, never weights or images. What tools/localise_results.py left there stays.
 """
 import shutil
 import sys
@@ -14,7 +14,9 @@ MODEL = ['history.csv', 'config.json', 'test_predictions.csv']
 def collect(run, name):
     "Replace nbs/results/<name> by the results in folder `run`."
     target = ROOT/'nbs'/'results'/name
-    if target.exists(): shutil.rmtree(target)
+    for old in target.glob('*'):
+        if old.is_dir(): shutil.rmtree(old)
+        elif not old.name.startswith('localisation'): old.unlink()
     for file in [Path(n) for n in TOP] + [m.relative_to(run)/n for m in models(run) for n in MODEL]:
         (target/file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(run/file, target/file)
