@@ -10,7 +10,7 @@ __all__ = ['REDUCING_GAP', 'PACK_FORMAT', 'PACK_CHUNK', 'pad_to_square', 'grey_s
            'drop_from_cache', 'block_shuffle']
 
 # %% ../nbs/a5_full_scale.ipynb #f3c9b2a8
-import contextlib, functools, hashlib, json, mmap, os, random, shutil, threading, warnings
+import contextlib, functools, hashlib, json, mmap, os, random, shutil, threading, time, warnings
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from importlib.metadata import version
 from multiprocessing import connection, parent_process
@@ -241,14 +241,18 @@ def check_room(
 
 @contextlib.contextmanager
 def one_at_a_time(
-    path:str|Path # A lock file; it stays, empty
+    path:str|Path,    # A lock file; it stays, empty
+    patience:float=3. # Seconds to wait: the workers of a killed run need a moment to end
 ):
     "Hold a lock that the operating system releases when this process ends, however it ends."
     with open(path, 'a') as file:
         with contextlib.suppress(ImportError):   # Windows has no such lock
             import fcntl
-            try: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error: raise UserError(f'{path}: another chestnb_pack is at work here. Wait for it, or end it.') from error
+            for tries_left in reversed(range(int(10*patience) + 1)):
+                try: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB); break
+                except OSError as error:
+                    if not tries_left: raise UserError(f'{path}: another chestnb_pack is at work here. Wait for it, or end it.') from error
+                    time.sleep(.1)
         yield
 
 # %% ../nbs/a5_full_scale.ipynb #3abdcdbe
