@@ -40,7 +40,7 @@ def exit_text(
 ) -> tuple:             # Sentence for the terminal, exit code
     "What to tell somebody whose command ended early."
     if isinstance(error, KeyboardInterrupt):
-        return 'stopped. What was finished is kept: type the same command to go on (chestnb_train: with --resume).', 130
+        return str(error) or 'stopped. What was finished is kept: type the same command to go on (chestnb_train: with --resume).', 130
     if isinstance(error, OSError):
         return f'cannot read or write {error.filename or "a file"}: {error.strerror or error}. Check the path, its permissions and the free space.', 2
     return str(error), 2

@@ -26,7 +26,10 @@ def resample_weights(patient_ids,             # Patient of each image, shape (n_
     "Draw units with replacement; a unit's weight is how often it was drawn"
     if unit not in UNITS: raise UserError(f'unit is {unit!r}; expected one of {", ".join(UNITS)}.')
     if n_resamples < 0: raise UserError(f'n_resamples is {n_resamples}; expected 0 (no intervals) or more.')
-    ids = patient_ids if unit == 'patient' else np.arange(len(patient_ids))
+    ids = np.asarray(patient_ids) if unit == 'patient' else np.arange(len(patient_ids))
+    unknown = ids.astype(str) == np.array(['nan', 'None', '<NA>'])[:, None]
+    if unknown.any(): raise UserError(f'{int(unknown.sum()):,} of {len(ids):,} images have no patient_id, so patients cannot be drawn. '
+                                           "Use images with known patients; unit='image' draws images, and its intervals are too narrow.")
     units, number = np.unique(ids, return_inverse=True)
     random, weights = np.random.default_rng(seed), np.empty((len(units), n_resamples), np.uint16)
     for column in range(n_resamples):

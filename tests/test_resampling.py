@@ -4,6 +4,7 @@ import sys
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -422,3 +423,9 @@ def test_no_warnings_on_empty_classes():
         warnings.simplefilter('error')
         patient_bootstrap(targets, scores, patients, 5)
         operating_bootstrap(targets, scores, .5, patients, 5)
+
+
+@pytest.mark.parametrize('ids', [[1., np.nan, 2.], [None, 1, 2], pd.array([1, pd.NA, 2], dtype='Int64')])
+def test_images_without_a_patient_are_no_patient(ids):
+    with pytest.raises(UserError, match='1 of 3 images have no patient_id'): resample_weights(ids, 5)
+    assert resample_weights(ids, 5, unit='image')[1].shape == (3, 5)
