@@ -74,7 +74,7 @@ def speed_rows(script):
 
 
 def main():
-    rows = [*split_rows(), *speed_rows('data_speed.py'), *speed_rows('train_speed.py')]
+    rows = [*split_rows(), *speed_rows('data_speed.py'), *speed_rows('train_speed.py'), *speed_rows('bootstrap_speed.py')]
     if '--skip-demo' not in sys.argv: rows += demo_rows()
     print(f'{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}\n')
     print('| figure | target | measured |\n|---|---|---|')

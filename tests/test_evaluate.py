@@ -8,9 +8,10 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from chestnb.dataset import CLASSES, FINDINGS, FIRST_SYNTHETIC_PATIENT, NO_FINDING
-from chestnb.evaluate import (COLUMNS, IMAGE, compare_models, data_note, interval, patient_bootstrap, plot_roc, prediction_arrays,
-                              predictions_frame, prevalence_baseline, protocol_rows, read_predictions, readable_scores,
-                              resample_weights, save_evaluation, score_note, score_table, write_predictions)
+from chestnb.evaluate import (COLUMNS, IMAGE, ListedError, check_same_labels, compare_models, compare_per_finding, data_note,
+                              interval, patient_bootstrap, plot_roc, prediction_arrays, predictions_frame, prevalence_baseline,
+                              protocol_rows, read_predictions, readable_scores, resample_weights, save_evaluation, score_note,
+                              score_table, threshold_table, write_predictions)
 from chestnb.files import UserError
 
 
@@ -380,3 +381,212 @@ def test_published_predictions(shared_nih):
     assert scores.loc['macro', 'auroc_high'] == pytest.approx(.8425, abs=.003)
     images = score_table(predictions, table, 300, unit='image', disable=True)
     assert (width(scores)/width(images)).loc['Pneumothorax'] > 1.5
+
+
+# -- prevalence, lists in errors
+
+def test_prevalence_intervals_equal_the_plain_loop(data):
+    table, predictions = data
+    scores = score_table(predictions, table, 200, seed=1)
+    number, weights = resample_weights(table['patient_id'].to_numpy(), 200, seed=1)
+    shares, patient_shares = [], []
+    for column in weights.T:
+        images = np.arange(120).repeat(column[number])
+        drawn = pd.concat([table[number == patient].assign(patient=i) for i, patient in enumerate(np.arange(40).repeat(column))])
+        shares.append(table['Edema'].to_numpy()[images].mean())
+        patient_shares.append(drawn.groupby('patient')['Edema'].any().mean())
+    for name, values in (('prevalence', shares), ('patient_prevalence', patient_shares)):
+        np.testing.assert_allclose(scores.loc['Edema', [f'{name}_low', f'{name}_high']].astype(float), np.percentile(values, [2.5, 97.5]), atol=1e-12)
+    assert (scores['prevalence_low'] < scores['prevalence']).all() and (scores['prevalence'] < scores['prevalence_high']).all()
+    by_image = score_table(predictions, table, 200, unit='image')
+    assert by_image['patient_prevalence_low'].isna().all() and by_image['prevalence_low'].notna().all()
+
+
+def test_prevalence_of_the_means_is_what_a_blind_model_gets(data):
+    table, predictions = data
+    scores = score_table(prevalence_baseline(table, table['image']), table, 0)
+    for mean in ('macro', 'weighted', 'micro'): assert scores.loc[mean, 'auroc'] == pytest.approx(.5) or mean == 'micro'
+    for mean in ('macro', 'weighted'): assert scores.loc[mean, 'average_precision'] == pytest.approx(scores.loc[mean, 'prevalence'])
+
+
+def cases(call):
+    "The list that an error carries, as rows."
+    with pytest.raises(ListedError) as error: call()
+    assert isinstance(error.value, UserError)
+    return error.value.cases
+
+
+def test_errors_carry_the_whole_list(data, tmp_path):
+    table, predictions = data
+    names = predictions[IMAGE]
+    bad = predictions.assign(prob_Mass=predictions['prob_Mass'].where(predictions.index >= 30))
+    listed = cases(lambda: score_table(bad, table))
+    assert listed['image'].tolist() == names[:30].tolist() and set(listed['column']) == {'prob_Mass'}
+    assert len(cases(lambda: score_table(changed(predictions, prob_Mass=2., prob_Edema=-1.), table))) == 240
+    assert cases(lambda: score_table(predictions[17:], table))['image'].tolist() == names[:17].tolist()
+    assert cases(lambda: score_table(predictions, table[17:]))['image'].tolist() == names[:17].tolist()
+    twice = cases(lambda: score_table(pd.concat([predictions, predictions[:9], predictions[:2]]), table))
+    assert twice['image'].tolist() == names[:9].tolist() and twice['rows'].tolist() == [3, 3] + [2]*7
+    assert len(cases(lambda: score_table(predictions, pd.concat([table, table[:5]])))) == 5
+
+
+# -- thresholds
+
+THRESHOLDS = {finding: .3 + .02*i for i, finding in enumerate(FINDINGS)}
+
+
+def test_threshold_table_equals_scikit_learn(data):
+    from sklearn.metrics import brier_score_loss, f1_score, precision_score, recall_score
+    table, predictions = data
+    frame = threshold_table(predictions, table, THRESHOLDS, 0)
+    assert list(frame.index) == [*FINDINGS, 'macro', 'micro', 'weighted'] and frame.index.name == 'finding'
+    each = []
+    for finding, cut in THRESHOLDS.items():
+        t, s = table[finding].to_numpy(bool), predictions[f'prob_{finding}'].to_numpy()
+        m = s >= cut
+        each.append([recall_score(t, m), recall_score(~t, ~m), precision_score(t, m), precision_score(~t, ~m), f1_score(t, m), brier_score_loss(t, s)])
+    each, values = np.array(each), frame[['sensitivity', 'specificity', 'ppv', 'npv', 'f1', 'brier']]
+    np.testing.assert_allclose(values[:14], each, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(values.loc['macro'], each.mean(axis=0), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(values.loc['weighted'], np.average(each, axis=0, weights=table[list(FINDINGS)].sum()), rtol=0, atol=1e-12)
+    targets, scores, _ = prediction_arrays(predictions, table)
+    t, m = targets.ravel(), (scores >= list(THRESHOLDS.values())).ravel()
+    micro = [recall_score(t, m), recall_score(~t, ~m), precision_score(t, m), precision_score(~t, ~m), f1_score(t, m), ((targets - scores)**2).mean()]
+    np.testing.assert_allclose(values.loc['micro'], micro, rtol=0, atol=1e-12)
+    assert frame['threshold'][:14].tolist() == list(THRESHOLDS.values()) and frame['threshold'][14:].isna().all()
+    assert frame['sensitivity_low'].isna().all() and (frame['resamples'] == 0).all() and frame.attrs['no_interval'] == []
+
+
+def test_threshold_intervals(data):
+    table, predictions = data
+    frame = threshold_table(predictions, table, pd.Series(THRESHOLDS)[::-1], 300, seed=3)
+    for name in ('sensitivity', 'specificity', 'ppv', 'npv', 'f1', 'brier'):
+        assert (frame[f'{name}_low'] <= frame[name]).all() and (frame[name] <= frame[f'{name}_high']).all()
+    number, weights = resample_weights(table['patient_id'].to_numpy(), 300, seed=3)
+    t, s = table['Edema'].to_numpy(bool), predictions['prob_Edema'].to_numpy()
+    loop = []
+    for column in weights.T:
+        rows = np.arange(120).repeat(column[number])
+        if t[rows].any(): loop.append((s[rows][t[rows]] >= THRESHOLDS['Edema']).mean())
+    np.testing.assert_allclose(frame.loc['Edema', ['sensitivity_low', 'sensitivity_high']].astype(float), np.percentile(loop, [2.5, 97.5]), atol=1e-12)
+    assert 290 < len(loop) < 300 and frame.loc['Edema', 'resamples'] <= len(loop), 'resamples without a positive image are left out'
+    by_image = threshold_table(predictions, table, THRESHOLDS, 300, unit='image')
+    assert ((frame['brier_high'] - frame['brier_low']) > (by_image['brier_high'] - by_image['brier_low'])).mean() > .9
+    assert '300 resamples of patients' in score_note(frame)
+    pd.testing.assert_frame_equal(frame, threshold_table(predictions, table, THRESHOLDS, 300, seed=3))
+    one = threshold_table(predictions, table, .5, 0)
+    assert (one['threshold'][:14] == .5).all()
+
+
+def test_thresholds_where_nothing_can_be_said(sparse):
+    table, predictions = sparse
+    frame = threshold_table(predictions, table, {**THRESHOLDS, 'Nodule': 1.}, 50)
+    assert frame.loc['Hernia', ['sensitivity', 'ppv', 'f1']].isna().all() and frame.loc['Hernia', ['specificity', 'npv', 'brier']].notna().all()
+    assert frame.loc['Edema', ['specificity', 'npv']].isna().all() and frame.loc['Edema', ['sensitivity', 'ppv']].notna().all()
+    assert np.isnan(frame.loc['Nodule', 'ppv']) and frame.loc['Nodule', 'sensitivity'] == 0 == frame.loc['Nodule', 'f1']
+    assert np.isnan(frame.loc['macro', 'ppv']) and np.isnan(frame.loc['weighted', 'ppv']) and np.isfinite(frame.loc['micro', 'ppv'])
+    assert frame.attrs['undefined']['ppv'] == ['Nodule', 'Hernia', 'macro', 'weighted']
+    assert np.isfinite(frame.loc['Mass', 'sensitivity']) and np.isnan(frame.loc['Mass', 'sensitivity_low'])
+    assert {'Mass', 'macro', 'weighted'} <= set(frame.attrs['no_interval']) and 'Mass' in score_note(frame)
+
+
+@pytest.mark.parametrize('thresholds, says', [
+    ({k: v for k, v in THRESHOLDS.items() if k != 'Edema'}, 'none for Edema'), ({**THRESHOLDS, 'Tumour': .5}, 'unknown finding Tumour'),
+    ({**THRESHOLDS, 'Mass': 1.2}, 'Mass not between 0 and 1'), ({**THRESHOLDS, 'Mass': np.nan}, 'Mass not between'),
+    ({**THRESHOLDS, 'Mass': 'high'}, 'Mass not between'), (3., 'not between 0 and 1'), (np.nan, 'not between'), ([.5]*14, 'no names')])
+def test_bad_thresholds(data, thresholds, says):
+    with pytest.raises(UserError, match=says): threshold_table(data[1], data[0], thresholds)
+
+
+# -- finding by finding
+
+def jittered(predictions, seed=0, size=.05):
+    noise = np.random.default_rng(seed).normal(0, size, (len(predictions), 14))
+    return predictions_frame(predictions[IMAGE], (predictions[list(COLUMNS[1:])] + noise).clip(0, 1))
+
+
+def test_per_finding_comparison(data):
+    from chestnb.resampling import bootstrap_p, delong, difference_test, holm
+    table, predictions = data
+    other = jittered(predictions)
+    frame = compare_per_finding(predictions, other, table, 150, seed=2, disable=True)
+    targets, scores, patients = prediction_arrays(predictions, table)
+    _, others, _ = prediction_arrays(other, table)
+    one, two = (patient_bootstrap(targets, s, patients, 150, seed=2) for s in (scores, others))
+    for short, name in (('auroc', 'auroc'), ('ap', 'average_precision')):
+        low, high, _ = interval(two[name] - one[name])
+        np.testing.assert_allclose(frame[[f'{short}_low', f'{short}_high']], np.c_[low, high])
+        np.testing.assert_allclose(frame[f'{short}_p'], bootstrap_p(two[name] - one[name]))
+        np.testing.assert_allclose(frame[f'{short}_p_holm'][:14], holm(frame[f'{short}_p'][:14]))
+        np.testing.assert_allclose(frame[f'{short}_difference'], frame[f'{short}_second'] - frame[f'{short}_first'])
+        assert frame[f'{short}_p_holm'][14:].isna().all()
+    np.testing.assert_allclose(frame['auroc_first'], score_table(predictions, table, 0)['auroc'])
+    for name, clusters in (('delong', None), ('clustered', patients)):
+        at = list(FINDINGS).index('Edema')
+        expected = difference_test(*delong(targets[:, at], np.c_[scores[:, at], others[:, at]], clusters))
+        np.testing.assert_allclose(frame.loc['Edema', [f'{name}_low', f'{name}_high', f'{name}_p']].astype(float), expected[1:])
+        assert frame[f'{name}_p'][14:].isna().all() and frame[f'{name}_p'][:14].notna().all()
+    swapped = compare_per_finding(other, predictions, table, 150, seed=2, disable=True)
+    np.testing.assert_allclose(swapped['auroc_low'], -frame['auroc_high'], atol=1e-12)
+    np.testing.assert_allclose(swapped['delong_p'], frame['delong_p'])
+    macro = compare_models({'a': predictions, 'b': other}, table, 150, seed=2).loc['b']
+    np.testing.assert_allclose(frame.loc['macro', ['auroc_difference', 'auroc_low', 'auroc_high']].astype(float),
+                               macro[['difference', 'difference_low', 'difference_high']].astype(float))
+    assert '150 resamples of patients' in score_note(frame)
+
+
+def test_a_model_does_not_differ_from_itself(data):
+    table, predictions = data
+    frame = compare_per_finding(predictions, predictions.sample(frac=1, random_state=0), table, 40)
+    assert (frame[['auroc_difference', 'auroc_low', 'auroc_high', 'ap_difference']] == 0).all().all()
+    for name in ('auroc_p', 'ap_p', 'delong_p', 'clustered_p'): assert (frame[name].dropna() == 1).all()
+
+
+@pytest.mark.filterwarnings('error')
+def test_per_finding_with_absent_and_lonely_findings(sparse):
+    table, predictions = sparse
+    frame = compare_per_finding(predictions, jittered(predictions), table, 40)
+    assert frame.loc[['Hernia', 'Edema']].filter(regex='auroc|delong|clustered').isna().all().all()
+    assert frame.attrs['absent'] == ['Edema', 'Hernia'] and frame.attrs['no_interval'] == ['Mass', 'macro', 'weighted']
+    assert frame.loc['Mass', ['auroc_low', 'auroc_p', 'clustered_low', 'clustered_p']].isna().all()
+    assert np.isfinite(frame.loc['Mass', 'delong_p']), 'DeLong takes the three images of one patient for independent'
+    tested = frame['clustered_p'][:14].notna()
+    assert tested.sum() == 11 and (frame['clustered_p_holm'][:14].notna() == tested).all()
+
+
+def test_what_cannot_be_compared_is_listed(data):
+    table, predictions = data
+    other, names = jittered(predictions), predictions[IMAGE]
+    listed = cases(lambda: compare_per_finding(predictions[:110], other[5:], table, names=('ours', 'theirs')))
+    assert listed.set_index('image')['only_in'].to_dict() == {**dict.fromkeys(names[:5], 'ours'), **dict.fromkeys(names[110:], 'theirs')}
+    assert len(cases(lambda: compare_per_finding(predictions, pd.concat([other, other[:4]]), table))) == 4
+    with pytest.raises(UserError, match='^theirs: '):
+        compare_per_finding(predictions, changed(other, prob_Mass=3), table, names=('ours', 'theirs'))
+    with pytest.raises(UserError, match='two different names'): compare_per_finding(predictions, other, table, names=('a', 'a'))
+    with pytest.raises(UserError, match='leaves no image'):
+        compare_per_finding(predictions, other, table.assign(**{NO_FINDING: True}), protocol='without_no_finding')
+
+
+def test_other_labels_are_listed(data):
+    table, predictions = data
+    relabelled = table.sample(frac=1, random_state=1)
+    assert check_same_labels(table, relabelled) is None
+    wrong = relabelled['image'].isin(table['image'][:7])
+    relabelled['Pneumonia'] = relabelled['Pneumonia'] ^ wrong
+    relabelled.loc[relabelled['image'] == table['image'][50], 'patient_id'] = 999
+    with pytest.raises(ListedError, match='8 values of 8 images differ.*label releases: subset/unknown and subset/unknown') as error:
+        compare_per_finding(predictions, predictions, table, second_table=relabelled)
+    listed = error.value.cases.set_index('image')
+    assert (listed.loc[table['image'][:7], 'first'] == table['Pneumonia'][:7].astype(int).to_numpy()).all()
+    assert (listed.loc[table['image'][:7], 'second'] == 1 - listed.loc[table['image'][:7], 'first']).all()
+    assert listed.loc[table['image'][50], ['column', 'first', 'second']].tolist() == ['patient_id', table['patient_id'][50], 999]
+    assert len(cases(lambda: check_same_labels(table, table[3:]))) == 3
+    assert len(cases(lambda: check_same_labels(table, pd.concat([table, table[:3]])))) == 3
+
+
+def test_label_releases_of_real_tables(shared_nih):
+    "The two NIH releases differ in Pneumonia and others: a comparison across them is refused and named."
+    from chestnb.dataset import nih_metadata
+    table = nih_metadata().head(3000)
+    older = table.assign(Pneumonia=table['Pneumonia'] & (table['image'] != table.loc[table['Pneumonia'], 'image'].iloc[0]))
+    with pytest.raises(ListedError, match='label releases: 2020 and subset/unknown'): check_same_labels(table, older)
