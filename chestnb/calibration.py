@@ -305,7 +305,8 @@ def calibration_note(scores: pd.DataFrame, # From `calibration_table` or `compar
     note = f'{"Synthetic images; " if made["synthetic"] else ""}ECE and Brier parts in {binning_note(made["n_bins"], made["binning"])}; protocol {made["protocol"]}'
     if made['n_resamples']:
         note += (f'; 95 % intervals from {made["n_resamples"]:,} resamples of {made["unit"]}s (seed {made["seed"]}), '
-                 'those of the ECE mirrored because chance inflates it')
+                 'those of the ECE mirrored because chance inflates it; where the mirrored interval missed the estimate '
+                 'it was stretched to it and is no exact 95 %')
     if made['no_interval']: note += f'. No interval, for lack of positive or negative patients: {", ".join(made["no_interval"])}'
     if made['absent']: note += f'. Not in the macro mean, for lack of positive or of negative images: {", ".join(made["absent"])}'
     return note + '.'
@@ -607,7 +608,8 @@ def plot_reliability(models,                    # Predictions, or name -> predic
         curves = {name: reliability_with_intervals(targets[:, at], scores[:, at], ids, n_bins, binning, n_resamples, seed)
                   for name, (_, scores, _) in arrays.items()}
         _draw_reliability(ax, curves, finding if len(findings) > 1 else '')
-    _finish_reliability(fig, axes, title or _reliability_title(arrays, findings), table, f'curves: {binning_note(n_bins, binning)}', len(findings) == 1)
+    bins = ('' if title else 'ECE: 15 bins of equal width; ') + f'curves: {binning_note(n_bins, binning)}'
+    _finish_reliability(fig, axes, title or _reliability_title(arrays, findings), table, bins, len(findings) == 1)
     plt.close(fig) # a notebook shows the returned figure, once
     return fig
 
@@ -641,7 +643,7 @@ def _reliability_title(arrays, findings):
     values = [f'{np.mean([calibration_error(targets[:, i], scores[:, i]) for i in at]):.4f}{" " + name if name else ""}'
               for name, (targets, scores, _) in arrays.items()]
     what = findings[0].replace('_', ' ') + ':' if len(findings) == 1 else f'Mean of {len(findings)} findings:'
-    return f'{what} ECE {", ".join(values)} (15 bins of equal width)'
+    return f'{what} ECE {", ".join(values)}'
 
 def _finish_reliability(fig, axes, title, table, bins, single):
     "Labels, legend and title of the whole figure"
@@ -651,8 +653,8 @@ def _finish_reliability(fig, axes, title, table, bins, single):
     handles, labels = axes.flat[0].get_legend_handles_labels()
     if single: axes.flat[0].legend(frameon=False, fontsize=10, loc='upper left')
     else: fig.legend(handles, labels, loc='outside lower right', ncols=len(labels), frameon=False, fontsize=10)
-    note = f'{data_note(table)}; {bins}, 95 % patient intervals'
-    fig.suptitle(fill(title, 82 if single else 110) + '\n' + fill(note, 88 if single else 120), fontsize=11)
+    note = [fill(part, 88 if single else 120) for part in (f'{data_note(table)}, 95 % patient intervals', bins)]
+    fig.suptitle(fill(title, 82 if single else 110) + '\n' + '\n'.join(note), fontsize=11)
 
 # %% ../nbs/a10_calibration.ipynb #5b1903c6
 def prevalences(table: pd.DataFrame, # Metadata

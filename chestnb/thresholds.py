@@ -291,7 +291,7 @@ def plot_decision_curve(models,                       # Predictions, or name -> 
     curves = {name: decision_curve(p, table, finding, threshold_probabilities, n_resamples, seed) for name, p in models.items()}
     fig, ax = plt.subplots(figsize=(7.6, 4.9), layout='constrained')
     for i, (name, curve) in enumerate(curves.items()):
-        ax.plot(100*curve.index, curve['net_benefit'], color=COLOURS[i % 7], lw=1.8, label=f'marked by {name or "the model"}')
+        ax.plot(100*curve.index, curve['net_benefit'], color=COLOURS[i % 7], lw=1.8, label=name or 'the model')
         ax.fill_between(100*curve.index, curve['net_benefit_low'], curve['net_benefit_high'], color=COLOURS[i % 7], alpha=.15, lw=0)
     ax.plot(100*curve.index, curve['treat_all'], color='0.35', lw=1.3, ls='--', label='everybody marked')
     ax.axhline(0, color='0.35', lw=1.3, ls=':', label='nobody marked')
@@ -317,7 +317,9 @@ def _finish_decision(fig, ax, curves, table, title):
     top = max(1e-3, *(c['net_benefit_high'].fillna(c['net_benefit']).max() for c in curves.values()))
     ax.set(xlim=(0, 100*curve.index.max()), ylim=(-.3*top, 1.08*top), xlabel='Threshold probability (%)', ylabel='Net benefit (true positives per image)')
     ax.legend(frameon=False, fontsize=10)
-    said = [f'{name or "the model"} ' + ('nowhere surely' if r is None else f'from {r[0]:.1%} to {r[1]:.1%}')
+    end = float(curve.index.max())
+    said = [f'{name or "the model"} '.replace(' ', '\xa0') + ('nowhere\xa0surely' if r is None else f'from\xa0{r[0]:.1%}\xa0' + (f'to\xa0{r[1]:.1%}' if r[1] < end else 'upwards'))
             for name, r in ((name, useful_range(c)) for name, c in curves.items())]
     title = title or f'{curve.attrs["finding"].replace("_", " ")}: better than marking everybody or nobody: {"; ".join(said)}'
-    fig.suptitle(fill(title, 88) + '\n' + fill(f'{data_note(table)}; bands: 95 % patient intervals', 95), fontsize=11)
+    note = f'{data_note(table)}; drawn to {end:.1%}; bands: pointwise 95 % patient intervals'
+    fig.suptitle(fill(title, 88, break_on_hyphens=False) + '\n' + fill(note, 98), fontsize=11)

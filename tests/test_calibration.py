@@ -239,6 +239,7 @@ def test_absent_and_one_patient_findings_are_named():
     others = [f for f in FINDINGS if f != 'Hernia']
     assert frame.loc['macro', 'ece'] == pytest.approx(frame.loc[others, 'ece'].mean())
     assert 'Hernia' in calibration_note(frame) and 'Edema' in calibration_note(frame) and '15 bins of equal width' in calibration_note(frame)
+    assert 'stretched' in calibration_note(frame)
     assert readable_calibration(frame).loc['Hernia', 'slope'] == 'none'
 
 

@@ -322,6 +322,16 @@ def test_useful_range_is_one_stretch():
     assert useful_range(curve) == (.2, .3)
 
 
+def test_the_end_of_the_axis_is_no_limit_of_usefulness():
+    table, predictions = made_up(600)
+    said = lambda at: plot_decision_curve(predictions, table, 'Edema', threshold_probabilities=at, n_resamples=50).get_suptitle().replace('\xa0', ' ')
+    title = said([.1, .2, .3])
+    assert 'from 10.0% upwards' in title and 'drawn to 30.0%' in title and 'pointwise' in title
+    constant = predictions.assign(prob_Edema=np.where(predictions['prob_Edema'] > .25, .25, predictions['prob_Edema'])) # marks nobody above
+    title = plot_decision_curve(constant, table, 'Edema', threshold_probabilities=[.1, .2, .3], n_resamples=50).get_suptitle().replace('\xa0', ' ')
+    assert 'from 10.0% to 20.0%' in title and 'upwards' not in title
+
+
 def test_cost_rule_meets_the_threshold_probability():
     table, predictions = made_up(8000, 1)
     for ratio in (3, 9):
@@ -333,7 +343,7 @@ def test_decision_figure_and_bad_finding():
     figure = plot_decision_curve({'one': predictions, 'two': predictions}, table, 'Pleural_Thickening', n_resamples=20)
     assert 'Pleural Thickening' in figure.get_suptitle() and 'synthetic' in figure.get_suptitle()
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    assert labels == ['marked by one', 'marked by two', 'everybody marked', 'nobody marked']
+    assert labels == ['one', 'two', 'everybody marked', 'nobody marked']
     assert plot_decision_curve(predictions, table, 'Mass', title='A title', n_resamples=0).get_suptitle().startswith('A title')
     assert plot_decision_curve(predictions, table.assign(Hernia=False), 'Hernia', n_resamples=10) is not None
     with pytest.raises(UserError, match='Mas'): decision_curve(predictions, table, 'Mas')
