@@ -393,9 +393,9 @@ def check_learning_split(
         if not (split['part'] == part).any(): raise UserError(
             f"The split has the parts {sorted(set(split['part']))} but no '{part}'. Training needs 'train' and 'valid': "
             'see patient_split, or rotate_folds for folds.')
-    patients = dict(zip(dataset.table['image'].tolist(), dataset.table['patient_id'].astype(str).tolist()))
+    patients = dict(zip(dataset.table['image'].tolist(), dataset.table['patient_id'].astype(object).fillna('').astype(str).tolist()))
     used = split[split['part'].isin(['train', 'valid'])]
-    pairs = list(zip(used['image'].tolist(), used['patient_id'].astype(str).tolist()))
+    pairs = list(zip(used['image'].tolist(), used['patient_id'].astype(object).fillna('').astype(str).tolist()))
     unknown = [name for name, _ in pairs if name not in patients]
     if unknown: raise UserError(f'{len(unknown)} images of the split are not in {dataset.path}, for example {unknown[0]}. '
                                 'Use the split that was made from this data set, or make a new one.')

@@ -25,6 +25,7 @@ def resample_weights(patient_ids,             # Patient of each image, shape (n_
                     ) -> tuple: # Number of each image's unit (n_images,), weights (n_units, n_resamples)
     "Draw units with replacement; a unit's weight is how often it was drawn"
     if unit not in UNITS: raise UserError(f'unit is {unit!r}; expected one of {", ".join(UNITS)}.')
+    if seed < 0: raise UserError(f'seed is {seed}; expected zero or more.')
     if n_resamples < 0: raise UserError(f'n_resamples is {n_resamples}; expected 0 (no intervals) or more.')
     ids = np.asarray(patient_ids) if unit == 'patient' else np.arange(len(patient_ids))
     unknown = ids.astype(str) == np.array(['nan', 'None', '<NA>'])[:, None]
