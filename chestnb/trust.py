@@ -343,11 +343,13 @@ def _group_label(row):
 
 def _forest_title(rows, name, words, finding):
     "What a forest plot found, in words; small groups cannot win"
+    mean = finding == 'macro' # over other findings in each group: only the difference from the rest compares like with like
+    name, form = (f'{name}_difference', '+.3f') if mean else (name, '.3f')
     ranked = rows[(rows['column'] != EVERYONE) & ~rows['small'] & rows[name].notna()].sort_values(name)
-    what = f'Mean {words} of the findings' if finding == 'macro' else f'{words[0].upper() + words[1:]} of {finding.replace("_", " ")}'
+    what = f'Mean {words} minus that of all other images' if mean else f'{words[0].upper() + words[1:]} of {finding.replace("_", " ")}'
     if len(ranked) < 2: return f'{what}: no two groups are large enough to compare'
     low, high = ranked.iloc[0], ranked.iloc[-1]
-    return f'{what}: lowest for {_group_label(low)} ({low[name]:.3f}), highest for {_group_label(high)} ({high[name]:.3f})'
+    return f'{what}: lowest for {_group_label(low)} ({low[name]:{form}}), highest for {_group_label(high)} ({high[name]:{form}})'
 
 # %% ../nbs/07_trust.ipynb #10daf20b
 def _forest_limits(rows, name):
@@ -385,7 +387,7 @@ def plot_subgroups(subgroups: pd.DataFrame, # From `subgroup_table`
     rows = _chosen(subgroups, finding, measure)
     places = np.arange(len(rows)) + .6*(rows['column'] != rows['column'].shift()).cumsum().to_numpy()
     fig, axes = plt.subplots(1, 2, figsize=(10, 1.8 + .31*len(rows)), layout='constrained', sharey=True)
-    for ax, name, line in zip(axes, (measure, f'{measure}_difference'), (rows[measure].iloc[0], 0)):
+    for ax, name, line in zip(axes, (measure, f'{measure}_difference'), (np.nan if finding == 'macro' else rows[measure].iloc[0], 0)):
         if np.isfinite(line): ax.axvline(line, color='0.7', lw=1, zorder=0)
         _forest(ax, rows, places, name)
     over = '\n(mean over the findings that group and rest can both score)' if finding == 'macro' else ''
@@ -468,7 +470,7 @@ def _source_rows(source, table, draws, held, macro, model=None):
     return frame.assign(note=[note for note in np.delete(_notes([counts], macro, [True]*15), len(FINDINGS))])
 
 # %% ../nbs/07_trust.ipynb #0c07de37
-SHORTCUTS = {'view': ('view_position',), 'age': ('age',), 'view and age': ('view_position', 'age'),
+SHORTCUTS = {'view': ('view_position',), 'age': ('age',), 'view and age': ('view_position', 'age'), 'follow-up': ('follow_up',),
              'view, age, sex, follow-up': ('view_position', 'age', 'sex', 'follow_up')}
 MODEL = 'model'
 

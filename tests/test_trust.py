@@ -412,7 +412,11 @@ def test_forest_plot_says_what_it_found(subgroups, finding, measure):
     figure = plot_subgroups(subgroups, finding, measure, note='made up')
     rows = subgroups[(subgroups['finding'] == finding) & (subgroups['column'] != EVERYONE) & ~subgroups['small']]
     title = figure.get_suptitle()
-    assert f'({rows[measure].min():.3f})' in title and f'({rows[measure].max():.3f})' in title and 'made up' in title
+    values, form = (rows[f'{measure}_difference'], '+.3f') if finding == 'macro' else (rows[measure], '.3f') # means over other findings are not ranked
+    assert f'({values.min():{form}})' in title and f'({values.max():{form}})' in title and 'made up' in title
+    assert ('minus that of all other images' in title) == (finding == 'macro')
+    lines = [line.get_xdata() for line in figure.axes[0].lines if line.get_color() == '0.7']
+    assert len(lines) == (finding != 'macro') # the line of all images, only where the groups can be compared with it
     assert all(ax.get_xlabel() for ax in figure.axes) and not plt.get_fignums()
 
 
@@ -443,6 +447,7 @@ def test_a_shortcut_is_found_where_it_is_planted(tilted):
     assert frame.loc[('view', 'Mass'), 'auroc'] == pytest.approx(roc_auc_score(tilted[1]['Mass'], view), abs=1e-12)
     assert frame.loc[('age', 'Hernia'), 'auroc'] > .7 and frame.loc[('view', 'Hernia'), 'auroc_low'] < .5
     assert abs(frame.loc[('view and age', 'Nodule'), 'auroc'] - .5) < .08
+    assert abs(frame.loc[('follow-up', 'Mass'), 'auroc'] - .5) < .08 # the follow-up number alone does not know the view
     assert set(frame.index.get_level_values(0)) == set(SHORTCUTS) and frame['model_minus'].isna().all()
 
 
