@@ -293,10 +293,10 @@ def readable_localisation(
     measure:str='pointing',  # One of `MEASURES`
     digits:int=2             # Decimals
 ) -> pd.DataFrame:           # Text: one row a finding, one column a method
-    "One measure for reading: 0.52 [0.41, 0.63]."
+    "One measure for reading: 0.52 [0.41, 0.63]; without brackets where the interval is missing or has no width."
     if measure not in MEASURES: raise UserError(f'measure is {measure!r}; expected one of {", ".join(MEASURES)}.')
     rows = table[table.measure == measure]
-    text = [f'{r.value:.{digits}f}' + (f' [{r.low:.{digits}f}, {r.high:.{digits}f}]' if np.isfinite(r.low) else '') for r in rows.itertuples()]
+    text = [f'{r.value:.{digits}f}' + (f' [{r.low:.{digits}f}, {r.high:.{digits}f}]' if r.high - r.low > 1e-9 else '') for r in rows.itertuples()]
     wide = rows.assign(text=text).pivot(index='finding', columns='method', values='text')
     counts = rows.drop_duplicates('finding').set_index('finding')[['pairs', 'patients']]
     return counts.join(wide[list(rows.method.unique())]).rename_axis(None)

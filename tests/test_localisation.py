@@ -305,6 +305,16 @@ def test_a_finding_of_one_patient_has_no_interval():
     assert '[' not in readable_localisation(table.reset_index()).loc['Hernia', 'm']
 
 
+def test_an_interval_of_no_width_is_not_shown():
+    pairs = pd.DataFrame({'image': list('abcdef'), 'finding': ['Mass']*3 + ['Edema']*3, 'patient_id': [1, 2, 3, 1, 2, 3]})
+    scores = pd.DataFrame(np.array([1., 1, 1, 0, .5, 1])[:, None].repeat(len(MEASURES), 1), columns=MEASURES)
+    table = localisation_table({'m': scores}, pairs, n_resamples=200)
+    text = readable_localisation(table)
+    assert text.loc['Mass', 'm'] == '1.00' and text.loc['Edema', 'm'].startswith('0.50 [')
+    mass = table[(table.finding == 'Mass') & (table.measure == 'pointing')].iloc[0]
+    assert (mass.low, mass.high) == (1, 1)    # the table itself keeps what was computed
+
+
 def test_no_resamples_no_intervals(case):
     _, _, pairs, targets = case
     table = localisation_table({'m': score_maps(targets.astype(float), targets)}, pairs, n_resamples=0)
