@@ -7,8 +7,8 @@ __all__ = ['NAME_COLUMNS', 'MARKS', 'SPELLINGS', 'OFFICIAL_TEST_IMAGES', 'OFFICI
            'PART_COLUMNS', 'PREVALENCE_COLUMNS', 'FEW_PATIENTS', 'SCORE_COLUMNS', 'UNIT_COLUMNS', 'CALIBRATION_COLUMNS',
            'RULES', 'OPERATING_COLUMNS', 'DRIFT_COLUMNS', 'DECISION_FINDINGS', 'SHOWN_PROBABILITIES',
            'DECISION_COLUMNS', 'GROUP_COLUMNS', 'SHOWN_SHORTCUTS', 'COMPARISON_COLUMNS', 'PUBLISHED_COLUMNS',
-           'PER_FINDING_COLUMNS', 'TO_BE_FILLED', 'STATES', 'SECTIONS', 'CHECKLIST_COLUMNS', 'PACKAGES', 'STEPS',
-           'letters', 'finding_names', 'columns_of_findings', 'recognise_columns', 'plain_names', 'Recognised',
+           'PER_FINDING_COLUMNS', 'TRAINED_ON', 'TO_BE_FILLED', 'STATES', 'SECTIONS', 'CHECKLIST_COLUMNS', 'PACKAGES',
+           'STEPS', 'letters', 'finding_names', 'columns_of_findings', 'recognise_columns', 'plain_names', 'Recognised',
            'read_any_csv', 'recognise_predictions', 'recognition_notes', 'rows_of', 'refuse_shared_patients',
            'official_part', 'official_text', 'resource_table', 'cell_text', 'ReportTable', 'ReportFigure',
            'figure_bytes', 'new_figure', 'Report', 'Study', 'make_study', 'model_name', 'refuse_other_images',
@@ -16,10 +16,10 @@ __all__ = ['NAME_COLUMNS', 'MARKS', 'SPELLINGS', 'OFFICIAL_TEST_IMAGES', 'OFFICI
            'add_interval_units', 'roc_frame', 'panels', 'plot_precision_recall', 'add_curves', 'calibrated',
            'calibration_columns', 'section_calibration', 'rule_text', 'section_thresholds', 'section_decisions',
            'plot_decisions', 'measure_columns', 'group_labels', 'section_subgroups', 'section_shortcuts',
-           'section_comparison', 'plot_comparison', 'own_row', 'published_text', 'section_published', 'model_card',
-           'data_card', 'section_cards', 'checklist_rows', 'section_checklist', 'versions', 'section_made',
-           'make_report', 'headline', 'environment', 'whole_folder', 'refuse_existing', 'identity_of', 'plain',
-           'write_report', 'report_summary']
+           'too_few_resamples', 'section_comparison', 'plot_comparison', 'own_row', 'published_text',
+           'section_published', 'model_card', 'data_card', 'section_cards', 'checklist_rows', 'section_checklist',
+           'versions', 'section_made', 'make_report', 'headline', 'environment', 'whole_folder', 'refuse_existing',
+           'identity_of', 'plain', 'write_report', 'report_summary']
 
 # %% ../nbs/a13_report.ipynb #65bb8f1c
 import base64, io, json, os, re, shutil
@@ -39,7 +39,7 @@ from .dataset import (FINDINGS, IMAGE_ENDINGS, NIH_ATTRIBUTION, NIH_LINK, NO_FIN
 from .evaluate import (COLOURS, COLUMNS, IMAGE, check_predictions, compare_per_finding, data_note, is_synthetic, plot_roc,
                               prediction_arrays, score_note, score_table)
 from .files import NOT_FOR_CLINICAL_USE, UserError, sha256_of, write_atomically, write_csv, write_json, write_text
-from .metrics import roc_points
+from .metrics import average_precision, roc_points
 
 # %% ../nbs/a13_report.ipynb #3b31459b
 NAME_COLUMNS = ('imageindex', 'image', 'imageid', 'imagename', 'filename', 'imagefile', 'imagepath', 'filepath', 'path', 'file', 'id')
@@ -234,7 +234,8 @@ def cell_text(
     if kind == 'name': return str(first).replace('_', ' ')
     if kind == 'p': return '< 0.001' if first < .001 else f'{first:.3f}'
     write = lambda value: FORMATS[kind].format(round(float(value), 10) + 0.).replace('-0.000', '0.000').replace('+0.000', '0.000')
-    return write(first) + (f' [{", ".join(map(write, bounds))}]' if bounds and np.isfinite(np.asarray(bounds, float)).all() else '')
+    known = bool(bounds) and np.isfinite(np.asarray(bounds, float)).all() and np.ptp(np.asarray(bounds, float)) > 1e-9
+    return write(first) + (f' [{", ".join(map(write, bounds))}]' if known else '')
 
 # %% ../nbs/a13_report.ipynb #7e405a29
 @dataclass
@@ -466,7 +467,7 @@ def split_facts(
     warning = (f"{inside:,} of the {len(valid):,} validation images are of patients of NIH's official test list. "
                'That is allowed for a split of your own, and it is not the official protocol.') if inside else ''
     return dict(data_note=data_note(study.table), synthetic=is_synthetic(study.table), official_kind=kind, official_text=text,
-                nih=kind not in ('synthetic', 'foreign'), like_for_like=kind in ('whole', 'part') and not inside, valid_warning=warning,
+                nih=kind not in ('synthetic', 'foreign'), like_for_like=kind == 'whole' and not inside, part_of_list=kind == 'part' and not inside, valid_warning=warning,
                 valid=valid is not None, compare=study.other is not None, other_name=study.other_name, n_resamples=f'{study.n_resamples:,}',
                 seed=study.seed, n_valid_images=f'{len(valid):,}' if valid is not None else '',
                 n_valid_patients=f'{valid.patient_id.nunique():,}' if valid is not None else '')
@@ -549,6 +550,8 @@ def plot_precision_recall(
     findings = list(points['finding'].unique())
     if not findings: return None
     figure, axes = panels(len(findings))
+    targets, scores, _ = prediction_arrays(study.test, study.table)
+    precisions = [average_precision(targets[:, i], scores[:, i]) for i in map(FINDINGS.index, findings)]
     for ax, finding in zip(axes, findings):
         curve, prevalence = points[points['finding'] == finding], study.table[finding].mean()
         ax.plot(curve['sensitivity'], curve['precision'], color=COLOURS[0], lw=1.5)
@@ -557,7 +560,9 @@ def plot_precision_recall(
         ax.set_title(f'{finding.replace("_", " ")} ({prevalence:.1%})', fontsize=9)
     figure.supxlabel('Sensitivity (recall)', fontsize=10)
     figure.supylabel('Precision (PPV)', fontsize=10)
-    figure.suptitle(f'Precision falls to the prevalence (dotted)\n{data_note(study.table)}', fontsize=10.5)
+    values = dict(zip(findings, precisions))
+    said = [f'{place} {f.replace("_", " ")} ({values[f]:.2f})' for place, f in (('highest for', max(values, key=values.get)), ('lowest for', min(values, key=values.get)))]
+    figure.suptitle(f'Average precision: {", ".join(said)}; dotted: the prevalence\n{data_note(study.table)}', fontsize=10.5)
     return figure
 
 # %% ../nbs/a13_report.ipynb #91fb5c5c
@@ -681,7 +686,8 @@ def section_decisions(
 # %% ../nbs/a13_report.ipynb #9d2a3137
 def plot_decisions(
     frame:pd.DataFrame, # Curves of several findings, as `section_decisions` makes them
-    study:Study         # For the title
+    study:Study,        # For the title
+    remark:str=''       # Said first in the title
 ):                      # matplotlib Figure
     "One panel a finding: model, everybody, nobody."
     findings = list(frame['finding'].unique())
@@ -701,7 +707,9 @@ def plot_decisions(
     axes[0].legend(frameon=False, fontsize=9)
     figure.supxlabel('Threshold probability (%)', fontsize=10)
     figure.supylabel('Net benefit (true positives per image)', fontsize=10)
-    figure.suptitle(f'A model helps only where its curve is the highest of the three\n{data_note(study.table)}', fontsize=10.5)
+    sure = [f for f in findings if (frame.loc[frame['finding'] == f, 'gain_low'] > 0).any()]
+    figure.suptitle(f'{remark}Surely better than marking everybody or nobody at some threshold: {", ".join(sure) or "no finding"}\n'
+                    f'{data_note(study.table)}; pointwise 95 % patient bands', fontsize=10.5)
     return figure
 
 # %% ../nbs/a13_report.ipynb #775eb911
@@ -773,6 +781,16 @@ COMPARISON_COLUMNS = (('Finding', 'name', 'finding'), ('Positive patients', 'who
                       ('Difference [95 %]', 'signed', 'auroc_difference', 'auroc_low', 'auroc_high'), ('p', 'p', 'auroc_p'), ('p (Holm)', 'p', 'auroc_p_holm'),
                       ('DeLong p, images', 'p', 'delong_p'), ('DeLong p, patients', 'p', 'clustered_p'), ('AP difference [95 %]', 'signed', 'ap_difference', 'ap_low', 'ap_high'))
 
+def too_few_resamples(
+    tests:int,      # How many findings have a p-value
+    n_resamples:int # Bootstrap resamples of patients
+) -> str:           # A warning, or nothing
+    "Whether the corrected bootstrap p can fall below 0.05 at all."
+    least = min(1, 2*tests/(n_resamples + 1)) # no single p is below 2/(resamples + 1)
+    if least <= .05: return ''
+    return (f'With {n_resamples:,} resamples and {tests} findings no corrected bootstrap p can fall below {least:.2f}, '
+            'however large the difference. Take the 1,000 resamples of the default.')
+
 def section_comparison(
     report:Report, # Gets the facts, table and figure
     study:Study    # What is evaluated
@@ -780,7 +798,7 @@ def section_comparison(
     "Paired differences to another model."
     if study.other is None: return
     frame = compare_per_finding(study.other, study.test, study.table, study.n_resamples, study.seed, names=(study.other_name, study.name), disable=True)
-    report.facts['compare_text'] = score_note(frame)
+    report.facts.update(compare_text=score_note(frame), resamples_warning=too_few_resamples(int(frame.loc[[*FINDINGS], 'auroc_p'].notna().sum()), study.n_resamples))
     report.facts['difference'] = cell_text('signed', frame.loc['macro', ['auroc_difference', 'auroc_low', 'auroc_high']])
     report.add_table('comparison', f'{study.name} minus {study.other_name}', frame.reset_index(), COMPARISON_COLUMNS, wide=True)
     figure = plot_comparison(frame, study)
@@ -826,15 +844,18 @@ def own_row(
                 test_images=images, differs_by=differs, evidence='this run', source=f'macro AUROC {report.facts["macro_auroc"]}')
 
 # %% ../nbs/a13_report.ipynb #df3fad9c
+TRAINED_ON = ('A comparison holds only if no patient of the official list was trained on: '
+              'the predictions do not tell, the authors must.')
+
 def published_text(
     facts:dict # Of the report
 ) -> str:      # For the page
     "Whether a comparison with the official list is like for like, and why not."
     kind = facts['official_kind']
     if facts['like_for_like']:
-        part = ('The comparison is with a part of the list; its other images may be harder or easier. ' if kind == 'part' else '')
-        return (f"{facts['official_text']} {part}It holds only if no patient of the official list was trained on: "
-                'the predictions do not tell, the authors must.')
+        return f"{facts['official_text']} {TRAINED_ON}"
+    if kind == 'part' and not facts['valid_warning']:
+        return f"{facts['official_text']} Its other images may be harder or easier. {TRAINED_ON}"
     why = {'mixed': 'Scores on a split of one\'s own must not be ranked with scores on the official list.',
            'outside': 'Scores on other patients must not be ranked with scores on the official list.'}.get(kind, '')
     return f"{facts['official_text']} {why} {facts['valid_warning']}".strip()

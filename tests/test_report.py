@@ -17,8 +17,9 @@ from chestnb.dataset import FINDINGS, is_official_test, nih_metadata, read_metad
 from chestnb.evaluate import COLUMNS, IMAGE, predictions_frame
 from chestnb.files import UserError
 import chestnb.report as report_module
-from chestnb.report import (SECTIONS, TO_BE_FILLED, Report, cell_text, checklist_rows, letters, make_report, make_study, official_part,
-                            plain, plain_names, recognise_columns, recognise_predictions, resource_table, whole_folder, write_report)
+from chestnb.report import (SECTIONS, TO_BE_FILLED, Report, Study, cell_text, checklist_rows, letters, make_report, make_study, official_part,
+                            plain, plain_names, published_text, recognise_columns, recognise_predictions, resource_table, split_facts,
+                            too_few_resamples, whole_folder, write_report)
 
 COMMAND = Path(sys.executable).with_name('chestnb_report')
 
@@ -455,14 +456,33 @@ def nih_page(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize('name, own_table', [('part', 'published_official'), ('with_valid', 'published_official'), ('mixed', 'published_other')])
-def test_like_for_like_only_inside_the_official_list(nih_page, name, own_table):
+@pytest.mark.parametrize('name, own_table', [('part', 'published_other'), ('with_valid', 'published_other'), ('mixed', 'published_other')])
+def test_part_of_the_official_list_is_not_like_for_like(nih_page, name, own_table):
     page = Page((nih_page/name/'report.html').read_text(encoding='utf-8'))
     assert ('Not like for like' in page.text) == (name == 'mixed')
     tables = {t: pd.read_csv(nih_page/name/'tables'/f'{t}.csv') for t in ('published_official', 'published_other')}
     assert [t for t, frame in tables.items() if frame.model.str.contains('this report').any()] == [own_table]
     assert 'Synthetic images' not in page.text and 'text-mined' not in page.text.split('Limitations')[0][:200]
+    assert ('Part of the official list: not the same images, compare with care' in page.text) == (name != 'mixed')
+    assert 'Like for like with' not in page.text
     if name != 'mixed': assert 'the authors must' in page.text
+
+
+def test_like_for_like_is_the_whole_official_list():
+    nih = nih_metadata()
+    official = nih[is_official_test(nih)].reset_index(drop=True)
+    for rows, whole in ((official, True), (official[1:], False)):
+        facts = split_facts(Study('x', simulated(rows), rows))
+        assert (facts['like_for_like'], facts['part_of_list']) == (whole, not whole)
+        assert 'the authors must' in published_text(facts)
+
+
+def test_too_few_resamples_for_the_corrected_p(full):
+    assert too_few_resamples(14, 1000) == too_few_resamples(0, 0) == too_few_resamples(14, 559) == ''
+    assert 'below 0.28' in too_few_resamples(14, 100) and too_few_resamples(14, 558)
+    assert 'Take the 1,000 resamples of the default' in Page((full/'report.html').read_text(encoding='utf-8')).text # 40 here
+    frame = pd.read_csv(full/'tables'/'comparison.csv').set_index('finding').loc[[*FINDINGS]]
+    assert frame['auroc_p_holm'].min() >= min(1, frame['auroc_p'].notna().sum()*2/41) - 1e-12
 
 
 def test_validation_on_official_patients_is_said_and_not_like_for_like(nih_page, tmp_path):
@@ -519,6 +539,7 @@ def test_cell_text_rounds_to_the_nearest(value, kind):
 def test_cell_text_never_invents_zero():
     assert cell_text('score', [float('nan')]) == '–' and cell_text('score', [None]) == '–' and cell_text('whole', [pd.NA]) == '–'
     assert cell_text('score', [.5, float('nan'), float('nan')]) == '0.500'
+    assert cell_text('score', [1., 1., 1.]) == '1.000' # no width is no certainty
     assert cell_text('signed', [-.00004]) == '0.000' and cell_text('p', [.0001]) == '< 0.001'
 
 
@@ -582,7 +603,7 @@ def test_published_predictions(shared_nih, tmp_path):
     read.predictions[~inside].to_csv(tmp_path/'outside.csv', index=False)
     study = make_study(tmp_path/'inside.csv', nih, valid=tmp_path/'outside.csv', n_resamples=20)
     report = write_report(study, tmp_path/'out', disable=True)
-    assert len(study.table) == 5_213 and report.facts['official_kind'] == 'part' and report.facts['like_for_like']
+    assert len(study.table) == 5_213 and report.facts['official_kind'] == 'part' and report.facts['part_of_list'] and not report.facts['like_for_like']
     assert f"{report.facts['macro']:.4f}" == '0.8182'
     assert float(report.facts['ece_after'].split()[0]) < float(report.facts['ece_before'].split()[0])
     assert Page((tmp_path/'out'/'report.html').read_text(encoding='utf-8')).open == []
