@@ -137,10 +137,12 @@ class Pack:
         self.path = Path(path)
         try: index = json.loads(self.path.read_text(encoding='utf-8'))
         except (OSError, ValueError) as error: raise UserError(f'{path}: is not the index of a pack ({error}). Run chestnb_pack again.') from error
-        self.recipe, self.key, self.images, self.skipped = index['recipe'], index['key'], index['images'], index['skipped']
-        self.state = np.array([index['bytes'], index['mtimes_ns']], np.int64).T
-        self.checksums = {i*PACK_CHUNK: checksum for i, checksum in enumerate(index['sha256'])}
-        self.size, self.data_path, self.read_ahead = self.recipe['size'], self.path.parent/index['data'], 0
+        try:
+            self.recipe, self.key, self.images, self.skipped = index['recipe'], index['key'], index['images'], index['skipped']
+            self.state = np.array([index['bytes'], index['mtimes_ns']], np.int64).T
+            self.checksums = {i*PACK_CHUNK: checksum for i, checksum in enumerate(index['sha256'])}
+            self.size, self.data_path, self.read_ahead = self.recipe['size'], self.path.parent/index['data'], 0
+        except (KeyError, TypeError) as error: raise UserError(f'{path}: is not the index of a pack ({error}). Delete it and run chestnb_pack again.') from error
         self.row = {name: row for row, name in enumerate(self.images)}
         for name in self.skipped: del self.row[name]
     def __len__(self): return len(self.images)
@@ -354,6 +356,7 @@ def pack_images(
 ) -> Pack:                    # The pack; an existing one if nothing changed
     "Decode all images once, into one array."
     if size < 8: raise UserError(f'size is {size}; give the side in pixels, at least 8, for example 224.')
+    if workers < 0: raise UserError(f'workers is {workers}; expected 0 (one for each core) or more.')
     folder = Path(out or dataset.path/'packs')
     try: folder.mkdir(parents=True, exist_ok=True)
     except OSError as error: raise UserError(f'{folder}: cannot be made ({error.strerror}). Choose another folder with --out.') from error

@@ -478,7 +478,7 @@ SCORE_COLUMNS = (('Finding', 'name', 'finding'), ('Positive images', 'whole', 'p
                  ('AP [95 %]', 'score', 'average_precision', 'ap_low', 'ap_high'), ('AP / prevalence', 'one', 'ap_lift'),
                  ('Resamples used', 'whole', 'resamples'))
 UNIT_COLUMNS = (('Finding', 'name', 'finding'), ('AUROC, by patient', 'score', 'auroc', 'auroc_low', 'auroc_high'),
-                ('AUROC, by image (too narrow)', 'score', 'auroc', 'image_low', 'image_high'), ('Width ratio', 'ratio', 'ratio'))
+                ('AUROC, by image', 'score', 'auroc', 'image_low', 'image_high'), ('Width ratio', 'ratio', 'ratio'))
 
 def section_discrimination(
     report:Report, # Gets the facts, tables and figures
@@ -503,14 +503,14 @@ def add_interval_units(
     by_patient:pd.DataFrame, # Scores with patient intervals
     by_image:pd.DataFrame    # The same with image intervals
 ):
-    "How much too narrow intervals by image would be."
+    "How wide intervals by image would be beside those by patient."
     frame = by_patient[['finding', 'auroc', 'auroc_low', 'auroc_high']].assign(image_low=by_image['auroc_low'], image_high=by_image['auroc_high'])
     frame['ratio'] = (frame['auroc_high'] - frame['auroc_low'])/(frame['image_high'] - frame['image_low'])
     ratio = frame['ratio'].replace([np.inf, -np.inf], np.nan)
     report.add_table('interval_units', 'The same AUROC with two intervals', frame.assign(ratio=ratio), UNIT_COLUMNS)
-    at = ratio.idxmax() if ratio.notna().any() else None
-    report.facts['unit_text'] = '' if at is None else (
-        f'Here the patient interval is up to {ratio[at]:.2f} times as wide as the image interval ({frame["finding"][at]}).')
+    report.facts['unit_text'] = '' if ratio.isna().all() else (
+        f'Here the patient interval is {ratio.min():.2f} to {ratio.max():.2f} times as wide as the image interval '
+        f'(median {ratio.median():.2f}; widest for {frame["finding"][ratio.idxmax()]}).')
 
 # %% ../nbs/a13_report.ipynb #bb10bcd8
 def roc_frame(
@@ -617,6 +617,8 @@ def section_calibration(
     frame = before if not after else before.join(after[0].drop(columns=['images', 'positives']).add_prefix('after_'))
     left_out = 'Left as they are: ' + '; '.join(f'{f} ({why})' for f, why in fitted.left_out.items()) + '.' if after and fitted.left_out else ''
     report.add_table('calibration', 'Calibration of each finding, 95 % patient intervals', frame.reset_index(), calibration_columns(bool(after)), wide=True, note=left_out)
+    report.facts['scaled'] = [f for f in FINDINGS if f not in fitted.left_out] if after else []
+    report.facts['ece_chance'] = f"{before.loc['macro', 'ece_chance']:.4f}"
     eces = [cell_text('fine', f.loc['macro', ['ece', 'ece_low', 'ece_high']]) for f in (before, *after)]
     report.facts.update(calibration_text=calibration_note(before), ece_text=binning_note(before.attrs['n_bins'], before.attrs['binning']), ece_before=eces[0], ece_after=eces[1] if after else '')
     if len(before.attrs['absent']) < len(FINDINGS):
@@ -997,8 +999,8 @@ def headline(
     rows = [('Tested', f"{facts['n_images']} images", f"of {facts['n_patients']} patients"),
             ('Macro AUROC', facts['macro_auroc'].split(' ')[0], f"{facts['macro_auroc'].partition(' ')[2]} by patient"),
             ('Macro average precision', facts['macro_ap'].split(' ')[0], f"{facts['macro_ap'].partition(' ')[2]} by patient"),
-            ('Mean ECE, as given', facts['ece_before'].split(' ')[0], facts['ece_before'].partition(' ')[2])]
-    if facts['ece_after']: rows.append(('Mean ECE, after Platt scaling', facts['ece_after'].split(' ')[0], facts['ece_after'].partition(' ')[2]))
+            ('Mean ECE, as given', facts['ece_before'].split(' ')[0], f"about {facts['ece_chance']} by chance alone")]
+    if facts['ece_after']: rows.append((f"Mean ECE, after Platt scaling of {len(facts['scaled'])} of {len(FINDINGS)}", facts['ece_after'].split(' ')[0], 'the other findings as given' if len(facts['scaled']) < len(FINDINGS) else ''))
     if facts.get('difference'): rows.append((f"Minus {facts['other_name']}", facts['difference'].split(' ')[0], facts['difference'].partition(' ')[2]))
     return rows
 

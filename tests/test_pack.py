@@ -559,3 +559,13 @@ def test_sizes(given, expected):
 @pytest.mark.parametrize('given', ['x', '64;32', '7', '-5', '2.5'])
 def test_bad_sizes(given):
     with pytest.raises(UserError, match='--size 224'): pack_sizes(given)
+
+
+@pytest.mark.parametrize('content', ['null', '{}', '[]', '{"recipe": 3}'])
+def test_a_file_that_is_no_index_is_named(tmp_path, content):
+    (tmp_path/'32.json').write_text(content)
+    with pytest.raises(UserError, match='32.json: is not the index of a pack'): Pack(tmp_path/'32.json')
+
+
+def test_negative_workers_are_refused(embedded):
+    with pytest.raises(UserError, match='workers is -1'): pack_images(ChestDataset(embedded), 32, workers=-1)
