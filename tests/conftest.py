@@ -1,5 +1,6 @@
 """Fixtures that several test files share."""
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,3 +28,11 @@ def shared_nih():
     if not (folder/'README.md').exists():
         pytest.skip(f'real NIH material is not here (looked in ../shared/nih beside the repository)')
     return folder
+
+
+@pytest.fixture(autouse=True)
+def no_figure_from_another_test():
+    "Figures that a test leaves open in pyplot are closed, so that the next test sees only its own."
+    yield
+    pyplot = sys.modules.get('matplotlib.pyplot')
+    if pyplot: pyplot.close('all')
