@@ -232,16 +232,23 @@ def _measures(sums, line):
     return np.stack(values, axis=1), gaps
 
 # %% ../nbs/a10_calibration.ipynb #97eba6fc
-def _mirrored(point, values, floor=None):
-    "The basic bootstrap interval, for a measure that resampling inflates; stretched to the estimate where it misses it"
+def _mirrored(point, values):
+    "The basic bootstrap interval, for a difference of measures that resampling inflates; stretched to the estimate where it misses it"
     low, high, used = interval(values)
-    low, high = np.fmin(2*point - high, point), np.fmax(2*point - low, point)
     none = ~np.isfinite(values).any(axis=0)
-    return np.where(none, np.nan, low if floor is None else np.maximum(low, floor)), np.where(none, np.nan, high), used
+    low, high = np.fmin(2*point - high, point), np.fmax(2*point - low, point)
+    return np.where(none, np.nan, low), np.where(none, np.nan, high), used
+
+def _ece_interval(point, values, chance):
+    "Interval of the ECE from resamples and what chance adds in each: down by the most chance adds, up by the resamples' spread"
+    low, _, used = interval(values)
+    mean = np.where(used > 0, np.nansum(values, axis=0)/np.maximum(used, 1), np.nan)
+    down, up = interval(chance)[1], np.fmax(point - low, interval(values - mean)[1])
+    return np.where(used > 0, np.fmax(point - down, 0), np.nan), np.where(used > 0, point + up, np.nan), used
 
 # %% ../nbs/a10_calibration.ipynb #dd23de6f
 def _resampled_calibration(predictions, table, n_bins, binning, n_resamples, seed, protocol, unit, disable=False):
-    "Measures of each finding (14, k), in each resample (n_resamples, 14, k), ECE by chance (14,), arrays that were scored"
+    "Measures of each finding (14, k), in each resample (n_resamples, 14, k), the ECE by chance in each (n_resamples, 14, 1), arrays that were scored"
     targets, scores, ids = (array[protocol_rows(table, protocol)] for array in prediction_arrays(predictions, table))
     if len(targets) == 0: raise UserError(f'The protocol {protocol} leaves no image to score.')
     number, weights = resample_weights(ids, n_resamples, seed, unit)
@@ -252,8 +259,8 @@ def _resampled_calibration(predictions, table, n_bins, binning, n_resamples, see
         drawn, gaps = _measures(resampled_sums(columns, number, weights), line)
         if not _resampleable(target, np.zeros(len(target)), ids).all(): drawn[:], gaps[:] = np.nan, np.nan
         points.append(point), draws.append(drawn)
-        chance.append(np.abs(gaps - gap).sum(axis=1).mean() if n_resamples else np.nan)
-    return np.array(points), np.stack(draws, axis=1), np.array(chance), (targets, scores, ids)
+        chance.append(np.abs(gaps - gap).sum(axis=1)[:, None])
+    return np.array(points), np.stack(draws, axis=1), np.stack(chance, axis=1), (targets, scores, ids)
 
 # %% ../nbs/a10_calibration.ipynb #3f6ffe5e
 def _with_macro(values, present):
@@ -277,23 +284,24 @@ def calibration_table(predictions: pd.DataFrame,  # With the columns `COLUMNS`
         predictions, table, n_bins, binning, n_resamples, seed, protocol, unit, disable)
     absent = absent_findings(targets, FINDINGS)
     present = ~np.isin(FINDINGS, absent)
-    frame = _calibration_frame(_with_macro(points, present), _with_macro(draws, present))
+    chance = _with_macro(chance, present)[..., 0]
+    frame = _calibration_frame(_with_macro(points, present), _with_macro(draws, present), chance)
     frame.insert(0, 'images', len(targets))
     frame.insert(1, 'positives', np.r_[targets.sum(axis=0), targets.sum()])
     parts = pd.DataFrame([brier_parts(t, s, n_bins, binning) for t, s in zip(targets.T, scores.T)]).drop(columns='brier')
-    extra = _with_macro(np.c_[chance, parts], present)
-    for name, column in zip(['ece_chance', *parts], extra.T): frame[name] = column
+    frame['ece_chance'] = chance.mean(axis=0) if n_resamples else np.nan
+    for name, column in zip(parts, _with_macro(parts.to_numpy(), present).T): frame[name] = column
     no_interval = [f for f, low in zip(frame.index, frame['ece_low']) if n_resamples and np.isnan(low) and f not in absent]
     frame.attrs = dict(n_resamples=n_resamples, seed=seed, protocol=protocol, unit=unit, n_bins=n_bins, binning=binning,
                        synthetic=is_synthetic(table), absent=absent, no_interval=no_interval)
     return frame
 
 # %% ../nbs/a10_calibration.ipynb #962536a3
-def _calibration_frame(points, draws):
+def _calibration_frame(points, draws, chance):
     "Measures with their intervals, columns such as brier, brier_low, brier_high"
     frame = pd.DataFrame(index=pd.Index([*FINDINGS, 'macro'], name='finding'))
     for i, name in enumerate(MEASURES):
-        bounds = _mirrored(points[:, i], draws[..., i], floor=0) if name == 'ece' else interval(draws[..., i])
+        bounds = _ece_interval(points[:, i], draws[..., i], chance) if name == 'ece' else interval(draws[..., i])
         frame[name], frame[f'{name}_low'], frame[f'{name}_high'] = points[:, i], *bounds[:2]
     return frame
 
@@ -305,8 +313,7 @@ def calibration_note(scores: pd.DataFrame, # From `calibration_table` or `compar
     note = f'{"Synthetic images; " if made["synthetic"] else ""}ECE and Brier parts in {binning_note(made["n_bins"], made["binning"])}; protocol {made["protocol"]}'
     if made['n_resamples']:
         note += (f'; 95 % intervals from {made["n_resamples"]:,} resamples of {made["unit"]}s (seed {made["seed"]}), '
-                 'those of the ECE mirrored because chance inflates it; where the mirrored interval missed the estimate '
-                 'it was stretched to it and is no exact 95 %')
+                 'that of an ECE reaches down by as much as chance may have added to it (at 0, chance may have made all of it)')
     if made['no_interval']: note += f'. No interval, for lack of positive or negative patients: {", ".join(made["no_interval"])}'
     if made['absent']: note += f'. Not in the macro mean, for lack of positive or of negative images: {", ".join(made["absent"])}'
     return note + '.'
@@ -561,11 +568,11 @@ def compare_calibration(models: dict,               # Name -> predictions; the f
     if not models: raise UserError('No models given; expected a dictionary from a name to predictions.')
     frames, first = {}, None
     for name, predictions in models.items():
-        points, draws, _, (targets, *_) = _resampled_calibration(predictions, table, n_bins, binning, n_resamples, seed, protocol, 'patient', disable)
+        points, draws, chance, (targets, *_) = _resampled_calibration(predictions, table, n_bins, binning, n_resamples, seed, protocol, 'patient', disable)
         absent = absent_findings(targets, FINDINGS)
-        points, draws = (_with_macro(values, ~np.isin(FINDINGS, absent)) for values in (points, draws))
+        points, draws, chance = (_with_macro(values, ~np.isin(FINDINGS, absent)) for values in (points, draws, chance))
         first = first or (points, draws)
-        frames[name] = _calibration_frame(points, draws).assign(**_differences(points - first[0], draws - first[1]))
+        frames[name] = _calibration_frame(points, draws, chance[..., 0]).assign(**_differences(points - first[0], draws - first[1]))
     frame = pd.concat(frames, names=['model', 'finding'])
     no_interval = [f for f, low in frames[name]['ece_low'].items() if n_resamples and np.isnan(low) and f not in absent]
     frame.attrs = dict(n_resamples=n_resamples, seed=seed, protocol=protocol, unit='patient', n_bins=n_bins, binning=binning,

@@ -16,8 +16,8 @@ from pathlib import Path
 from .dataset import FINDINGS, FIRST_SYNTHETIC_PATIENT, NO_FINDING, label_release
 from .files import UserError, save_figure, write_csv, write_json
 from .metrics import absent_findings, auroc, auroc_per_finding, average_precision, average_precision_per_finding, roc_points
-from .resampling import (MEANS, OPERATING, UNITS, bootstrap_p, delong, difference_test, holm, interval, operating_bootstrap,
-                                operating_scores, patient_bootstrap, present_findings, resample_weights, resampled_sums, with_means)
+from .resampling import (MEANS, OPERATING, UNITS, bootstrap_p, delong, difference_test, exact_bounds, holm, interval,
+                                operating_bootstrap, operating_scores, patient_bootstrap, present_findings, resample_weights, resampled_sums, with_means)
 
 # %% ../nbs/06_evaluate.ipynb #aad3c3d4
 IMAGE = 'Image Index'
@@ -225,8 +225,12 @@ def score_table(predictions: pd.DataFrame,  # With the columns `COLUMNS`
     for name, short, point in zip(('auroc', 'average_precision'), ('auroc', 'ap'), point_scores(targets, scores)):
         low, high, used = interval(resampled[name])
         frame[name], frame[f'{short}_low'], frame[f'{short}_high'] = point, low, high
-    frame['resamples'] = used
+    frame['resamples'], flat = used, []
+    for name, low, high in (('auroc', 'auroc_low', 'auroc_high'), ('average_precision', 'ap_low', 'ap_high')):
+        same = (frame[low] == frame[high]) & frame[name].isin([0, 1]) # constant predictions have 0.5 for sure, a perfect order is luck
+        frame.loc[same, [low, high]], flat = np.nan, flat + frame.index[same].tolist()
     frame.attrs = _made(table, targets, n_resamples, seed, protocol, unit, no_interval=frame.index[frame['auroc'].notna() & (used == 0)])
+    frame.attrs['flat'] = list(dict.fromkeys(flat))
     return frame
 
 # %% ../nbs/06_evaluate.ipynb #091a95b1
@@ -241,6 +245,10 @@ def score_note(scores: pd.DataFrame, # From `score_table`, `threshold_table`, `c
         if 0 < fewest < made['n_resamples']:
             note += f'; resamples without a score are left out, {fewest:,} remain for the row with the fewest'
     if made['no_interval']: note += f'. No interval, for all positive (or all negative) images of a finding are of one patient: {", ".join(made["no_interval"])}'
+    if made.get('flat'): note += f'. No interval, for every resample gives the same score: {", ".join(made["flat"])}'
+    if made.get('exact'):
+        listed = '; '.join(f'{name} of {", ".join(findings)}' for name, findings in made['exact'].items())
+        note += f'. Exact bounds (Clopper and Pearson, by {made["unit"]}s), for every resample gives the same share: {listed}'
     if made['absent']: note += f'. No score, for lack of positive or of negative images: {", ".join(made["absent"])}'
     return note + '.'
 
@@ -279,6 +287,25 @@ def threshold_values(thresholds, # Finding -> number from 0 to 1 (dictionary or 
     if len(bad): raise UserError(f'thresholds: {_some(bad.index)} not between 0 and 1 ({_some(bad)}). Expected probabilities.')
     return values.to_numpy(dtype=float)
 
+# %% ../nbs/06_evaluate.ipynb #ac3636b4
+def _units_behind(targets, marked, units):
+    "How many patients each share rests on, for each finding"
+    which = {'sensitivity': targets, 'specificity': ~targets, 'ppv': marked, 'npv': ~marked}
+    return {name: np.array([len(np.unique(units[column])) for column in rows.T]) for name, rows in which.items()}
+
+def _open_flat(frame, behind):
+    "Exact bounds instead of an interval of no width, or none; returns which: name -> findings"
+    exact = {}
+    for name in OPERATING:
+        ends = [f'{name}_low', f'{name}_high']
+        flat = (frame[ends[0]] == frame[ends[1]]).to_numpy()
+        n = np.r_[behind.get(name, np.zeros(len(FINDINGS), int)), np.zeros(len(MEANS), int)]
+        rows = flat & (n > 0) & frame[name].isin([0, 1]).to_numpy()
+        frame.loc[flat, ends] = np.nan
+        frame.loc[rows, ends] = np.stack(exact_bounds(frame.loc[rows, name], n[rows]), axis=1)
+        if rows.any(): exact[name] = frame.index[rows].tolist()
+    return exact
+
 # %% ../nbs/06_evaluate.ipynb #14f6899e
 def threshold_table(predictions: pd.DataFrame,  # With the columns `COLUMNS`
                     table: pd.DataFrame,        # Metadata of exactly these images
@@ -296,9 +323,11 @@ def threshold_table(predictions: pd.DataFrame,  # With the columns `COLUMNS`
     resampled, used = operating_bootstrap(targets, scores, cut, patient_ids, n_resamples, seed, unit), {}
     for name, values in operating_scores(targets, scores, cut).items():
         frame[name], (frame[f'{name}_low'], frame[f'{name}_high'], used[name]) = values, interval(resampled[name])
+    exact = _open_flat(frame, _units_behind(targets, scores >= cut, patient_ids if unit == 'patient' else np.arange(len(targets))))
     used = pd.DataFrame(used, index=frame.index).where(frame[list(OPERATING)].notna())
     frame['resamples'] = used.min(axis=1).fillna(0).astype(int)
     frame.attrs = _made(table, targets, n_resamples, seed, protocol, unit, no_interval=frame.index[(used == 0).any(axis=1)])
+    frame.attrs['exact'] = exact
     frame.attrs['undefined'] = {name: frame.index[frame[name].isna()].tolist() for name in OPERATING if frame[name].isna().any()}
     return frame
 

@@ -14,12 +14,12 @@ __all__ = ['NAME_COLUMNS', 'MARKS', 'SPELLINGS', 'OFFICIAL_TEST_IMAGES', 'OFFICI
            'figure_bytes', 'new_figure', 'Report', 'Study', 'make_study', 'model_name', 'refuse_other_images',
            'describe_part', 'prevalence_table', 'section_evaluated', 'split_facts', 'section_discrimination',
            'add_interval_units', 'roc_frame', 'panels', 'plot_precision_recall', 'add_curves', 'calibrated',
-           'calibration_columns', 'section_calibration', 'rule_text', 'section_thresholds', 'section_decisions',
-           'plot_decisions', 'measure_columns', 'group_labels', 'section_subgroups', 'section_shortcuts',
-           'too_few_resamples', 'section_comparison', 'plot_comparison', 'own_row', 'published_text',
-           'section_published', 'model_card', 'data_card', 'section_cards', 'checklist_rows', 'section_checklist',
-           'versions', 'section_made', 'make_report', 'headline', 'environment', 'whole_folder', 'refuse_existing',
-           'identity_of', 'plain', 'write_report', 'report_summary']
+           'calibration_columns', 'section_calibration', 'rule_text', 'section_thresholds', 'exact_note',
+           'section_decisions', 'plot_decisions', 'measure_columns', 'group_labels', 'section_subgroups',
+           'section_shortcuts', 'too_few_resamples', 'section_comparison', 'plot_comparison', 'own_row',
+           'published_text', 'section_published', 'model_card', 'data_card', 'section_cards', 'checklist_rows',
+           'section_checklist', 'versions', 'section_made', 'make_report', 'headline', 'environment', 'whole_folder',
+           'refuse_existing', 'identity_of', 'plain', 'write_report', 'report_summary']
 
 # %% ../nbs/a13_report.ipynb #65bb8f1c
 import base64, io, json, os, re, shutil
@@ -623,6 +623,7 @@ def section_calibration(
     report.facts.update(calibration_text=calibration_note(before), ece_text=binning_note(before.attrs['n_bins'], before.attrs['binning']), ece_before=eces[0], ece_after=eces[1] if after else '')
     if len(before.attrs['absent']) < len(FINDINGS):
         words = f'Mean ECE {eces[0]} as given' + (f', {eces[1]} after Platt scaling' if after else '') + '.'
+        if left_out: words += f' Of the {len(fitted.left_out)} findings left as they are, both lines are the same.'
         report.add_figure('reliability', plot_reliability(models, study.table, **options), f'Reliability of each finding: {words}',
                           f'Small panels: observed share against mean predicted probability of each finding, beside the diagonal. {words}')
 
@@ -640,7 +641,7 @@ def rule_text(
 OPERATING_COLUMNS = (('Sensitivity [95 %]', 'share', 'sensitivity', 'sensitivity_low', 'sensitivity_high'), ('Specificity [95 %]', 'share', 'specificity', 'specificity_low', 'specificity_high'),
                      ('Prevalence', 'share', 'prevalence'), ('PPV [95 %]', 'share', 'ppv', 'ppv_low', 'ppv_high'), ('NPV [95 %]', 'share', 'npv', 'npv_low', 'npv_high'),
                      ('F1 [95 %]', 'score', 'f1', 'f1_low', 'f1_high'), ('Brier [95 %]', 'fine', 'brier', 'brier_low', 'brier_high'))
-DRIFT_COLUMNS = (('Finding', 'name', 'finding'), ('Sensitivity, validation', 'share', 'valid_sensitivity'), ('Sensitivity, test', 'share', 'sensitivity'),
+DRIFT_COLUMNS = (('Finding', 'name', 'finding'), ('Positive patients, validation', 'whole', 'valid_positive_patients'), ('Sensitivity, validation', 'share', 'valid_sensitivity'), ('Sensitivity, test', 'share', 'sensitivity'),
                  ('Specificity, validation', 'share', 'valid_specificity'), ('Specificity, test', 'share', 'specificity'))
 
 # %% ../nbs/a13_report.ipynb #ae67683c
@@ -649,17 +650,27 @@ def section_thresholds(
     study:Study    # What is evaluated; keeps the chosen thresholds
 ):
     "Thresholds from validation patients, and what they do on the test part."
+    from chestnb.calibration import MIN_PATIENTS
     from chestnb.thresholds import choose_thresholds
     if study.valid is None: return
     chosen = choose_thresholds(study.valid, study.valid_table, study.rule, study.rule_value, part='valid', allow_official_test=True)
     study.thresholds = pd.Series(chosen.by_finding, dtype=float).reindex(FINDINGS)
-    frame = chosen.evaluate(study.test, study.table, study.n_resamples, study.seed, disable=True).reset_index()
-    note = '; '.join(f'{finding}: {why}' for finding, why in chosen.left_out.items())
-    report.add_table('thresholds', 'At thresholds chosen on validation patients, 95 % patient intervals', frame,
+    frame = chosen.evaluate(study.test, study.table, study.n_resamples, study.seed, disable=True)
+    left_out, few = '; '.join(f'{f}: {why}' for f, why in chosen.left_out.items()), ', '.join(f'{f} ({n})' for f, n in chosen.few().items())
+    notes = [f'Without a threshold, and so without means: {left_out}.' if left_out else '',
+             f'Chosen on fewer than {MIN_PATIENTS} positive patients, so that single patients decided: {few}.' if few else '', exact_note(frame)]
+    report.add_table('thresholds', 'At thresholds chosen on validation patients, 95 % patient intervals', frame.reset_index(),
                      (('Finding', 'name', 'finding'), ('Threshold', 'fine', 'threshold'), *OPERATING_COLUMNS), wide=True,
-                     note=f'Without a threshold, and so without means: {note}.' if note else '')
-    report.add_table('threshold_drift', 'The same thresholds where they were chosen and where they were used', frame, DRIFT_COLUMNS,
-                     rows=frame['finding'].isin(FINDINGS))
+                     note=' '.join(filter(None, notes)))
+    report.add_table('threshold_drift', 'The same thresholds where they were chosen and where they were used', frame.reset_index(), DRIFT_COLUMNS,
+                     rows=frame.index.isin(FINDINGS))
+
+def exact_note(
+    frame:pd.DataFrame # From `threshold_table`
+) -> str:              # A sentence, or nothing
+    "Which bounds are exact ones, because every resample gave the same share."
+    listed = '; '.join(f'{name.upper() if "pv" in name else name} of {", ".join(found)}' for name, found in frame.attrs['exact'].items())
+    return f'Every resample gave the same share, so the bounds are exact ones by patients (Clopper and Pearson): {listed}.' if listed else ''
 
 # %% ../nbs/a13_report.ipynb #e38b1d10
 DECISION_FINDINGS = ('Effusion', 'Pneumothorax', 'Mass', 'Cardiomegaly') # Drawn, where present
@@ -999,7 +1010,7 @@ def headline(
     rows = [('Tested', f"{facts['n_images']} images", f"of {facts['n_patients']} patients"),
             ('Macro AUROC', facts['macro_auroc'].split(' ')[0], f"{facts['macro_auroc'].partition(' ')[2]} by patient"),
             ('Macro average precision', facts['macro_ap'].split(' ')[0], f"{facts['macro_ap'].partition(' ')[2]} by patient"),
-            ('Mean ECE, as given', facts['ece_before'].split(' ')[0], f"about {facts['ece_chance']} by chance alone")]
+            ('Mean ECE, as given', facts['ece_before'].split(' ')[0], f"{facts['ece_before'].partition(' ')[2]} by patient; about {facts['ece_chance']} by chance alone".strip())]
     if facts['ece_after']: rows.append((f"Mean ECE, after Platt scaling of {len(facts['scaled'])} of {len(FINDINGS)}", facts['ece_after'].split(' ')[0], 'the other findings as given' if len(facts['scaled']) < len(FINDINGS) else ''))
     if facts.get('difference'): rows.append((f"Minus {facts['other_name']}", facts['difference'].split(' ')[0], facts['difference'].partition(' ')[2]))
     return rows
@@ -1134,4 +1145,5 @@ def report_summary(
     "What was recognised, what came out, where it lies."
     notes = '\n'.join(report.facts['notes'])
     lines = '\n'.join(f'  {label:<32} {value} {more}' for label, value, more in report.facts['headline'])
-    return f"{notes}\n\n{report.facts['data_note']}. {report.facts['official_text']}\n{lines}\n\nOpen {Path(out)/'report.html'} in a browser. {NOT_FOR_CLINICAL_USE}"
+    warning = f"\n{report.facts['valid_warning']}" if report.facts['valid_warning'] else ''
+    return f"{notes}{warning}\n\n{report.facts['data_note']}. {report.facts['official_text']}\n{lines}\n\nOpen {Path(out)/'report.html'} in a browser. {NOT_FOR_CLINICAL_USE}"

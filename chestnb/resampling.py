@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['UNITS', 'MEANS', 'OPERATING', 'resample_weights', 'interval', 'resampled_sums', 'resampled_scores',
            'present_findings', 'with_means', 'patient_bootstrap', 'operating_columns', 'operating_from_sums',
-           'operating_scores', 'operating_bootstrap', 'placements', 'delong', 'difference_test', 'bootstrap_p', 'holm']
+           'operating_scores', 'operating_bootstrap', 'exact_bounds', 'placements', 'delong', 'difference_test',
+           'bootstrap_p', 'holm']
 
 # %% ../nbs/a9_resampling.ipynb #649d69d4
 import math
@@ -187,6 +188,17 @@ def operating_bootstrap(targets,                 # 0 or 1, shape (n_images, n_fi
         lost = np.r_[alone, (alone & present).any(), False, (alone & present).any()]
         for name in names: result[name][:, lost] = np.nan
     return result
+
+# %% ../nbs/a9_resampling.ipynb #ef495fdc
+def exact_bounds(share,   # Shares that are 0 or 1, any shape
+                 n_units, # Patients behind each, 1 or more, same shape
+                ) -> tuple: # low, high, same shape
+    "Exact 95 % bounds of Clopper and Pearson, for a share of 0 or 1, where all resamples agree"
+    share, n_units = np.asarray(share, dtype=float), np.asarray(n_units)
+    if not np.isin(share, (0, 1)).all(): raise UserError(f'shares are {share.tolist()}; expected 0 or 1, for others use `interval`.')
+    if not (n_units >= 1).all(): raise UserError(f'n_units are {n_units.tolist()}; expected one patient or more.')
+    edge = .025**(1/n_units)
+    return np.where(share == 1, edge, 0.), np.where(share == 0, 1 - edge, 1.)
 
 # %% ../nbs/a9_resampling.ipynb #8e19cf48
 def placements(target, # 0 or 1, both present, shape (n_images,)

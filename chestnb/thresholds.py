@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 from pathlib import Path
-from .calibration import FittedOn, check_validation, checked_pair, read_json
+from .calibration import MIN_PATIENTS, FittedOn, check_validation, checked_pair, read_json
 from .dataset import FINDINGS
 from .evaluate import COLOURS, IMAGE, check_predictions, data_note, is_synthetic, prediction_arrays, threshold_table
 from .files import UserError, write_json
@@ -84,7 +84,7 @@ class Thresholds:
                  by_finding: dict,    # Finding -> threshold, 0 to 1; an image is marked at or above it
                  rule: str,           # One of `RULES`
                  value: float|None,   # The rule's value
-                 reached: dict,       # Finding -> what it reached there: sensitivity, specificity, marked, positives
+                 reached: dict,       # Finding -> what it reached there: sensitivity, specificity, marked, positives, positive_patients
                  left_out: dict,      # Finding -> why it has no threshold
                  chosen_on: FittedOn, # The validation images and patients
                 ):
@@ -118,16 +118,23 @@ def choose_thresholds(predictions: pd.DataFrame,         # Of validation images,
         elif (best := choose_threshold(target, score, rule, value)) is None: left_out[finding] = f'no threshold reaches {rule} {value:g}'
         else:
             by_finding[finding] = best.pop('threshold')
-            reached[finding] = best | {'positives': int(target.sum())}
+            reached[finding] = best | {'positives': int(target.sum()), 'positive_patients': len(np.unique(ids[target]))}
     return Thresholds(by_finding, rule, value, reached, left_out, FittedOn(table['image'], ids, is_synthetic(table)))
 
 # %% ../nbs/a11_thresholds.ipynb #2d157582
 @patch
 def to_frame(self: Thresholds) -> pd.DataFrame: # One row a finding: threshold, and what it reached where it was chosen
     "For reading; what was reached on validation is no result, it was chosen to look like that"
-    frame = pd.DataFrame.from_dict(self.reached, orient='index', columns=['sensitivity', 'specificity', 'marked', 'positives'])
+    frame = pd.DataFrame.from_dict(self.reached, orient='index', columns=['sensitivity', 'specificity', 'marked', 'positives', 'positive_patients'])
     frame.insert(0, 'threshold', pd.Series(self.by_finding, dtype=float))
     return frame.reindex(FINDINGS).rename_axis('finding')
+
+@patch
+def few(self: Thresholds,
+        smallest: int = MIN_PATIENTS, # Positive patients from which on a threshold is not called uncertain
+       ) -> dict: # Finding -> its positive patients where its threshold was chosen
+    "Findings whose threshold rests on so few patients that one more would move it"
+    return {f: r['positive_patients'] for f, r in self.reached.items() if r.get('positive_patients', smallest) < smallest}
 
 # %% ../nbs/a11_thresholds.ipynb #63d2b1fc
 @patch
@@ -158,14 +165,15 @@ def evaluate(self: Thresholds,
              unit: str = 'patient',      # What is resampled; 'image' only to see that it is too narrow
              disable: bool = False,      # Hide the progress bar
              allow_chosen: bool = False, # True only to show how flattering it is to judge thresholds where they were chosen
-            ) -> pd.DataFrame: # `threshold_table` and what was reached on validation: valid_sensitivity, valid_specificity
+            ) -> pd.DataFrame: # `threshold_table` and what was reached on validation: valid_sensitivity, valid_specificity, valid_positive_patients
     "Sensitivity, specificity, PPV, NPV, F1 on other patients, with intervals"
     if not allow_chosen: self.chosen_on.refuse(table['image'], table['patient_id'], 'these thresholds')
     frame = threshold_table(predictions, table, {f: self.by_finding.get(f, 1.) for f in FINDINGS}, n_resamples, seed, protocol, unit, disable)
     _blank_without_threshold(frame, list(self.left_out))
-    for name in ('sensitivity', 'specificity'):
-        frame[f'valid_{name}'] = pd.Series({f: r[name] for f, r in self.reached.items()}, dtype=float).reindex(frame.index)
-    frame.attrs |= {'rule': self.rule_note(), 'chosen_on': repr(self.chosen_on), 'no_threshold': list(self.left_out)}
+    for name in ('sensitivity', 'specificity', 'positive_patients'):
+        frame[f'valid_{name}'] = pd.Series({f: r.get(name) for f, r in self.reached.items()}, dtype=float).reindex(frame.index)
+    frame.attrs |= {'rule': self.rule_note(), 'chosen_on': repr(self.chosen_on), 'no_threshold': list(self.left_out), 'few': self.few()}
+    frame.attrs['exact'] = {name: left for name, found in frame.attrs['exact'].items() if (left := [f for f in found if f in self.by_finding])}
     return frame
 
 # %% ../nbs/a11_thresholds.ipynb #83852387

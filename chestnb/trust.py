@@ -418,6 +418,7 @@ def shortcut_features(table: pd.DataFrame, # Metadata
 def _fitted(table_fit, table_score, features, seed):
     "Probabilities (n_images, 14) for `table_score` from small boosted trees that see only `features`"
     from sklearn.ensemble import HistGradientBoostingClassifier
+    from threadpoolctl import threadpool_limits
     known, asked = shortcut_features(table_fit, features), shortcut_features(table_score, features)
     scores = np.empty((len(table_score), len(FINDINGS)))
     for i, finding in enumerate(FINDINGS):
@@ -425,7 +426,8 @@ def _fitted(table_fit, table_score, features, seed):
         scores[:, i] = target.mean() # where the finding is absent, or always there, nothing can be fitted
         if target.any() and not target.all():
             trees = HistGradientBoostingClassifier(max_iter=60, max_leaf_nodes=6, min_samples_leaf=50, early_stopping=False, random_state=seed)
-            scores[:, i] = trees.fit(known, target).predict_proba(asked)[:, 1]
+            with threadpool_limits(1, 'openmp'): # on a busy machine, several threads wait for each other most of the time
+                scores[:, i] = trees.fit(known, target).predict_proba(asked)[:, 1]
     return scores
 
 # %% ../nbs/07_trust.ipynb #9288ab7e

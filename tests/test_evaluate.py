@@ -490,6 +490,24 @@ def test_thresholds_where_nothing_can_be_said(sparse):
     assert {'Mass', 'macro', 'weighted'} <= set(frame.attrs['no_interval']) and 'Mass' in score_note(frame)
 
 
+def test_same_share_in_every_resample_gets_exact_bounds(data):
+    "An interval of no width would look like certainty; a share of 0 or 1 gets exact bounds by patients, all else none."
+    table, predictions = data
+    predictions = predictions.assign(prob_Mass=table['Mass'].to_numpy(float)) # a perfect order
+    frame = threshold_table(predictions, table, {**THRESHOLDS, 'Nodule': 1., 'Mass': .5}, 50)
+    patients = lambda rows: table.loc[rows, 'patient_id'].nunique()
+    nodule, mass = patients(table['Nodule']), patients(table['Mass'])
+    assert frame.loc['Nodule', ['sensitivity', 'sensitivity_low']].tolist() == [0, 0]
+    assert frame.loc['Nodule', 'sensitivity_high'] == pytest.approx(1 - .025**(1/nodule))
+    for name, n in (('sensitivity', mass), ('ppv', mass), ('specificity', patients(~table['Mass'])), ('npv', patients(~table['Mass']))):
+        assert frame.loc['Mass', [f'{name}_low', f'{name}_high']].tolist() == pytest.approx([.025**(1/n), 1])
+    assert frame.loc['Mass', ['f1_low', 'f1_high', 'brier_low', 'brier_high']].isna().all() and np.isnan(frame.loc['Nodule', 'f1_low'])
+    assert {'Mass', 'Nodule'} <= set(frame.attrs['exact']['sensitivity']) and 'Mass' not in frame.attrs['exact'].get('f1', []) and 'ppv of Mass' in score_note(frame)
+    scores = score_table(predictions, table, 50)
+    assert scores.loc['Mass', 'auroc'] == 1 and scores.loc['Mass', ['auroc_low', 'auroc_high', 'ap_low', 'ap_high']].isna().all()
+    assert 'every resample gives the same score: Mass' in score_note(scores)
+
+
 @pytest.mark.parametrize('thresholds, says', [
     ({k: v for k, v in THRESHOLDS.items() if k != 'Edema'}, 'none for Edema'), ({**THRESHOLDS, 'Tumour': .5}, 'unknown finding Tumour'),
     ({**THRESHOLDS, 'Mass': 1.2}, 'Mass not between 0 and 1'), ({**THRESHOLDS, 'Mass': np.nan}, 'Mass not between'),

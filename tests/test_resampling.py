@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy.stats import binomtest
 from sklearn.metrics import (average_precision_score, brier_score_loss, f1_score, precision_score, recall_score,
                              roc_auc_score)
 
 from chestnb.files import UserError
-from chestnb.resampling import (MEANS, OPERATING, UNITS, bootstrap_p, delong, difference_test, holm, interval, operating_bootstrap,
+from chestnb.resampling import (MEANS, OPERATING, UNITS, bootstrap_p, delong, difference_test, exact_bounds, holm, interval, operating_bootstrap,
                                 operating_columns, operating_scores, patient_bootstrap, placements, present_findings,
                                 resample_weights, resampled_sums, with_means)
 
@@ -429,3 +430,12 @@ def test_no_warnings_on_empty_classes():
 def test_images_without_a_patient_are_no_patient(ids):
     with pytest.raises(UserError, match='1 of 3 images have no patient_id'): resample_weights(ids, 5)
     assert resample_weights(ids, 5, unit='image')[1].shape == (3, 5)
+
+
+def test_exact_bounds_equal_scipy():
+    for n in (1, 2, 9, 300):
+        for found in (0, n):
+            reference = binomtest(found, n).proportion_ci(method='exact')
+            assert np.stack(exact_bounds(found/n, n)) == pytest.approx([reference.low, reference.high], abs=1e-12)
+    with pytest.raises(UserError, match='expected 0 or 1'): exact_bounds([.5], [3])
+    with pytest.raises(UserError, match='one patient or more'): exact_bounds([1], [0])

@@ -173,7 +173,8 @@ def test_choice_for_all_findings(rule):
     for finding in FINDINGS:
         single = choose_threshold(table[finding], predictions[f'prob_{finding}'], rule, VALUES[rule])
         assert chosen.by_finding[finding] == single['threshold']
-        assert chosen.reached[finding] == {k: v for k, v in single.items() if k != 'threshold'} | {'positives': int(table[finding].sum())}
+        assert chosen.reached[finding] == {k: v for k, v in single.items() if k != 'threshold'} | {
+            'positives': int(table[finding].sum()), 'positive_patients': table.loc[table[finding], 'patient_id'].nunique()}
     at_home = threshold_table(predictions, table, chosen.by_finding, n_resamples=0)
     frame = chosen.to_frame()
     np.testing.assert_allclose(at_home.loc[list(FINDINGS), 'sensitivity'].astype(float), frame['sensitivity'])
@@ -369,3 +370,13 @@ def test_published_predictions(shared_nih):
     with pytest.raises(LeakageError): chosen.evaluate(predictions, table)
     frame = chosen.evaluate(*take(inside), n_resamples=50)
     assert frame.loc['Pneumothorax', 'specificity'] < frame.loc['Pneumothorax', 'valid_specificity'] - .1
+
+
+def test_few_positive_patients_are_named():
+    "A threshold that two patients decided is kept, and said to be so."
+    table, predictions = made_up()
+    ill = table.loc[table['Hernia'], 'patient_id'].unique()
+    table['Hernia'] &= table['patient_id'].isin(ill[:2])
+    chosen = choose_thresholds(predictions, table, part='valid')
+    assert chosen.few() == {'Hernia': 2} and chosen.few(smallest=2) == {} and chosen.to_frame().loc['Hernia', 'positive_patients'] == 2
+    assert Thresholds.from_dict(json.loads(json.dumps(chosen.to_dict()))).few() == {'Hernia': 2}

@@ -16,6 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT/'nbs'
 BIN = Path(sys.executable).parent
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE') # threads that wait for each other sleep: on a busy machine the checks take a fraction of the time
 
 
 def call(*command, cwd=ROOT, env=None):

@@ -57,6 +57,7 @@ def run(path):
 
 
 if __name__ == '__main__':
+    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE') # as in check.py
     os.environ.pop('MPLBACKEND', None)   # with agg the figures would not be in the outputs
     names = sys.argv[1:] or sorted(p.stem for p in NBS.glob('[!_.]*.ipynb'))
     for name in names: run(NBS/f'{Path(name).stem}.ipynb')
