@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
@@ -181,6 +182,15 @@ def test_a_dry_run_touches_nothing(small, capsys):
     assert f'to fetch: {sum(small.sizes().values()):,} bytes' in capsys.readouterr().out
 
 
+def test_a_dry_run_on_a_small_disk_prints_the_plan_and_warns(small, monkeypatch, capsys):
+    monkeypatch.setattr(fetch.shutil, 'disk_usage', lambda path: type('', (), {'free': 100})())
+    assert small.fetch(dry_run=True) == small.folder
+    said = capsys.readouterr().out
+    for text in ('images_003.tar.gz', f'to fetch: {sum(small.sizes().values()):,} bytes', 'NIH Clinical Center', 'not a medical device'): assert text in said
+    assert re.search(r'Warning: .*GB are needed at most, 0\.0 GB are free\. Make room', said.split('not a medical device')[1])
+    assert not small.folder.exists() and not small.server.requests
+
+
 @pytest.mark.parametrize('parts, numbers', [(None, [1, 2, 3]), ('', [1, 2, 3]), ('1,3', [1, 3]), ('2-3', [2, 3]), ([2, 2], [2]), (' 3 , 1', [1, 3])])
 def test_chosen_parts(small, parts, numbers): assert chosen_parts(parts, small.archives) == numbers
 
@@ -257,11 +267,101 @@ def test_a_server_that_never_gets_past_the_middle_is_given_up(small):
     assert small.sent()[1] == size - size//2                   # what had arrived was kept
 
 
-def test_nobody_listens(small):
-    small.archives = {1: replace(small.archives[1], url='http://127.0.0.1:9/images_001.tar.gz')}
-    small.table = small.table[small.table.image.isin(small.deal[1])]
-    with pytest.raises(UserError, match='8 attempts brought nothing new'): small.fetch()
-    assert not list(small.folder.glob('*.part'))
+def unplugged(small, url='http://127.0.0.1:9/'):
+    "The same archives at an address where nobody listens."
+    return {n: replace(remote, url=f'{url}{remote.name}') for n, remote in small.archives.items()}
+
+
+def count_attempts(monkeypatch):
+    "The names asked for, in order."
+    asked, original = [], fetch.fetch_once
+    monkeypatch.setattr(fetch, 'fetch_once', lambda session, remote, *rest: asked.append(remote.name) or original(session, remote, *rest))
+    return asked
+
+
+def test_nobody_listens(small, monkeypatch, capsys):
+    asked = count_attempts(monkeypatch)
+    with pytest.raises(UserError) as error: small.fetch(archives=unplugged(small), connections=1)
+    said = str(error.value)
+    assert said.startswith('127.0.0.1:9 cannot be reached: connection refused. Nothing has arrived of images_001.tar.gz, images_002.tar.gz, images_003.tar.gz.')
+    assert 'Check the internet connection and the proxy' in said and 'same command' in said and len(said) < 400
+    for raw in ('HTTPConnection', 'Errno', 'Max retries', ' object at '): assert raw not in said
+    assert asked == ['images_001.tar.gz']*fetch.FIRST_TRIES + ['images_002.tar.gz', 'images_003.tar.gz']   # no patience for the others
+    told = capsys.readouterr().err
+    assert told.count('connection refused') == fetch.FIRST_TRIES - 1 and 'images_001.tar.gz: connection refused; attempt 2 in' in told
+    assert not small.folder.exists()                            # nothing has arrived: nothing is left
+    small.fetch()
+    small.is_right()
+
+
+def test_no_connection_costs_seconds_not_a_minute(small, monkeypatch):
+    monkeypatch.setattr(fetch, 'FIRST_WAIT', .5)
+    started = time.monotonic()
+    with pytest.raises(UserError, match='cannot be reached'): small.fetch(archives=unplugged(small))
+    assert time.monotonic() - started < 15
+
+
+def test_what_is_kept_is_said(small):
+    small.folder.mkdir()
+    (small.folder/'images_002.tar.gz.part').write_bytes(small.server.files['images_002.tar.gz'][:1234])
+    with pytest.raises(UserError) as error: small.fetch(archives=unplugged(small))
+    assert 'Nothing has arrived of images_001.tar.gz, images_003.tar.gz. Kept are 1,234 bytes of images_002.tar.gz.' in str(error.value)
+    small.fetch()
+    small.is_right()
+    assert small.sent()[2] == small.sizes()[2] - 1234
+
+
+@pytest.mark.parametrize('code, reason', [(socket.EAI_NONAME, 'its name cannot be looked up'), (errno.EHOSTUNREACH, 'no route to host'),
+                                          (errno.ENETUNREACH, 'network is unreachable'), (None, 'no answer within 10 seconds')])
+def test_reasons_are_given_in_words(small, monkeypatch, code, reason):
+    def connect(*args, **options):
+        if code is None: raise TimeoutError('timed out')
+        raise socket.gaierror(code, 'Name or service not known') if code == socket.EAI_NONAME else OSError(code, os.strerror(code))
+    monkeypatch.setattr('urllib3.util.connection.create_connection', connect)
+    with pytest.raises(UserError) as error: small.fetch(archives=unplugged(small, 'http://nih.invalid/'), parts='1')
+    assert str(error.value).startswith(f'nih.invalid cannot be reached: {reason}. Nothing has arrived of images_001.tar.gz.')
+
+
+def test_a_proxy_that_is_not_there(small, monkeypatch):
+    for name in ('http_proxy', 'HTTP_PROXY'): monkeypatch.setenv(name, 'http://127.0.0.1:9')
+    for name in ('no_proxy', 'NO_PROXY'): monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError, match='nih.invalid cannot be reached: the proxy cannot be reached or refuses'):
+        small.fetch(archives=unplugged(small, 'http://nih.invalid/'), parts='1')
+
+
+def test_a_line_that_was_there_before_is_waited_for(small, monkeypatch):
+    "After an answer, a line that is gone for seven attempts costs patience and nothing else."
+    size, asked, original, gone = small.sizes()[1], [], fetch.fetch_once, [fetch.FRUITLESS_TRIES - 1]
+    def fetch_once(session, remote, part, *rest):
+        asked.append(part.n_bytes)
+        if part.n_bytes and gone[0]:
+            gone[0] -= 1
+            remote = unplugged(small)[1]
+        return original(session, remote, part, *rest)
+    monkeypatch.setattr(fetch, 'fetch_once', fetch_once)
+    small.server.faults['images_001.tar.gz'] = [('drop', size//2)]
+    small.fetch(parts='1')
+    small.is_right([1])
+    assert asked == [0] + [size//2]*fetch.FRUITLESS_TRIES and small.sent()[1] == size
+
+
+def test_a_line_that_stays_away_names_what_is_kept(small, monkeypatch):
+    size, original = small.sizes()[1], fetch.fetch_once
+    monkeypatch.setattr(fetch, 'fetch_once', lambda session, remote, part, *rest:
+                        original(session, unplugged(small)[1] if part.n_bytes else remote, part, *rest))
+    small.server.faults['images_001.tar.gz'] = [('drop', size//2)]
+    with pytest.raises(UserError, match=rf'cannot be reached: connection refused\. Kept are {size//2:,} bytes of images_001\.tar\.gz\.'): small.fetch(parts='1')
+    monkeypatch.setattr(fetch, 'fetch_once', original)
+    small.fetch(parts='1')
+    small.is_right([1])
+    assert small.sent()[1] == size
+
+
+def test_a_server_that_only_fails_is_named_with_its_answer(small, capsys):
+    small.server.faults['images_001.tar.gz'] = [('status', 502)]*fetch.FRUITLESS_TRIES
+    with pytest.raises(UserError, match=r'images_001\.tar\.gz: 8 attempts brought nothing new \(the server answers 502 Bad Gateway\)\. '
+                                        r'Nothing has arrived of images_001\.tar\.gz\.'): small.fetch(parts='1')
+    assert 'images_001.tar.gz: the server answers 502 Bad Gateway; attempt 8 in' in capsys.readouterr().err
 
 
 def test_retry_after_is_honoured_as_seconds_and_as_a_date(small):
@@ -786,6 +886,28 @@ def test_a_file_that_was_downloaded_before(mnist, tmp_path):
     with pytest.raises(UserError, match='its MD5 is not'): fetch_chestmnist(tmp_path/'other', 28, file=mine, remote=remote)
 
 
+@pytest.mark.parametrize('content', [b'', b'not a zip', npz_of({'x': np.zeros(3)})])
+@pytest.mark.parametrize('there', [True, False])
+def test_a_file_that_is_not_chestmnist_leaves_the_folder_as_it_was(mnist, tmp_path, content, there):
+    folder, arrays, server, remote = mnist
+    bad = tmp_path/'bad.npz'
+    bad.write_bytes(content)
+    if there:
+        folder.mkdir()
+        (folder/'notes.txt').write_text('mine')
+    with pytest.raises(UserError, match='bad.npz: its MD5 is not'): fetch_chestmnist(folder, 28, file=bad, remote=remote, progress=False)
+    assert [p.name for p in folder.iterdir()] == ['notes.txt'] if there else not folder.exists()
+    fetch_chestmnist(folder, 28, remote=remote, progress=False)
+    assert len(ChestDataset(folder)) == 11
+
+
+def test_chestmnist_without_a_connection_leaves_nothing(mnist):
+    folder, arrays, server, remote = mnist
+    with pytest.raises(UserError, match=r'127\.0\.0\.1:9 cannot be reached: connection refused\. Nothing has arrived of chestmnist\.npz'):
+        fetch_chestmnist(folder/'below', 28, remote=replace(remote, url='http://127.0.0.1:9/'), progress=False)
+    assert not folder.exists()
+
+
 def test_two_sizes_do_not_mix(mnist):
     folder, arrays, server, remote = mnist
     fetch_chestmnist(folder, 28, remote=remote, progress=False)
@@ -840,6 +962,7 @@ def test_a_file_of_another_form(tmp_path, spoil):
     (tmp_path/'x.npz').write_bytes(npz_of(arrays))
     (tmp_path/'data').mkdir()
     with pytest.raises(UserError, match='is not a ChestMNIST file'): fetch.write_pngs(tmp_path/'x.npz', tmp_path/'data', 28, progress=False)
+    assert not list((tmp_path/'data').iterdir())
 
 
 @pytest.mark.parametrize('compressed', [True, False])
@@ -895,6 +1018,10 @@ def test_the_command_line(tmp_path):
     assert done.returncode == 2 and 'expected numbers from 1 to 12' in done.stderr and 'Traceback' not in done.stderr
     done = run('chestnb_nih', '--to', str(tmp_path/'nih'), '--parts', '1', '--dry_run')
     assert done.returncode == 0 and '2,008,470,987' in done.stdout and not (tmp_path/'nih').exists()
+    small_disk = "import shutil, sys; shutil.disk_usage = lambda path: type('', (), {'free': 100})(); from chestnb.commands import chestnb_nih; chestnb_nih()"
+    (tmp_path/'chestnb_nih').write_text(small_disk)
+    done = subprocess.run([sys.executable, str(tmp_path/'chestnb_nih'), '--to', str(tmp_path/'nih'), '--dry_run'], capture_output=True, text=True)
+    assert done.returncode == 0 and '2,914,187,733' in done.stdout and 'Warning: ' in done.stdout and not done.stderr and not (tmp_path/'nih').exists()
     assert 'Give a folder: --to DIR' in run('chestnb_nih').stderr and 'Give a folder: --to DIR' in run('chestnb_chestmnist').stderr
     done = run('chestnb_chestmnist', '--size', '100', '--to', str(tmp_path/'x'))
     assert done.returncode == 2 and '28, 64, 128, 224' in done.stderr and not (tmp_path/'x').exists()
