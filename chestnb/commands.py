@@ -6,9 +6,9 @@
 __all__ = ['DEMO_FRACTIONS', 'AUDITED_PIXELS', 'told_plainly', 'exit_text', 'on_command_line', 'is_launched', 'open_dataset',
            'chestnb_check', 'chosen_folder', 'chestnb_nih', 'chestnb_chestmnist', 'chestnb_phantom', 'chestnb_audit',
            'quarantined', 'choose_split', 'choose_config', 'chestnb_train', 'pack_sizes', 'chestnb_pack',
-           'chestnb_evaluate', 'labels_from', 'chestnb_report', 'report_command', 'demo_configs', 'train_all',
-           'predict_all', 'write_results', 'run_summary', 'run_demo', 'default_run_folder', 'chestnb_demo',
-           'demo_report']
+           'chestnb_evaluate', 'labels_from', 'refuse_unknown_patients', 'chestnb_report', 'report_command',
+           'demo_configs', 'train_all', 'predict_all', 'write_results', 'run_summary', 'refuse_foreign_results',
+           'run_demo', 'default_run_folder', 'chestnb_demo', 'demo_report']
 
 # %% ../nbs/a4_commands.ipynb #e59dcb10
 import os, sys, time, warnings
@@ -250,7 +250,8 @@ def chestnb_pack(
         if verify: pack = verified_pack(dataset, side, out)
         else: pack = pack_images(dataset, side, out, workers, skip_unusable)
         left_out = f', {len(pack.skipped):,} of them left out as unusable' if pack.skipped else ''
-        print(f'{side} px: {len(pack):,} images{left_out}, {pack.data_path.stat().st_size/1e6:,.1f} MB in {pack.data_path}' + ' (verified)'*verify)
+        print(f'{side} px: {len(pack):,} images{left_out}, {pack.data_path.stat().st_size/1e6:,.1f} MB in {pack.data_path}' + ' (verified)'*verify
+              + ' (made before; its bytes were not checked now: --verify does so)'*pack.reused)
     if out: print(f'Loaders find this folder when CHESTNB_PACKS={out} is set.')
     print(NOT_FOR_CLINICAL_USE)
 
@@ -259,17 +260,19 @@ def chestnb_pack(
 @told_plainly
 def chestnb_evaluate(
     predictions:str,           # CSV file with `Image Index` and `prob_<finding>` columns
-    out:str='runs/evaluation', # Folder for metrics.csv and roc.png
+    out:str='runs/evaluation', # Folder for metrics.csv, metrics.json and roc.png
     data:str='',               # Data set folder or its data.csv; 'nih': the real metadata; empty: the embedded set
     protocol:str='standard',   # 'standard', or 'without_no_finding' (No Finding images left out)
     n_resamples:int=1000,      # Bootstrap resamples of patients
-    seed:int=0                 # Seed of the bootstrap
+    seed:int=0,                # Seed of the bootstrap
+    overwrite:store_true=False # Replace the scores of other predictions, labels or settings that are in `out`
 ):
     "AUROC, average precision and ROC curves of predictions, with patient intervals. Not for clinical use."
     from chestnb.evaluate import read_predictions, readable_scores, save_evaluation, score_note
     frame, table = read_predictions(predictions), labels_from(data)
     predicted = table[table.image.isin(frame['Image Index'])]
-    scores = save_evaluation(frame, predicted, out, protocol=protocol, n_resamples=n_resamples, seed=seed)
+    refuse_unknown_patients(predicted)
+    scores = save_evaluation(frame, predicted, out, protocol=protocol, n_resamples=n_resamples, seed=seed, overwrite=overwrite)
     print(f'{len(predicted):,} of the {len(table):,} images have predictions; the scores are of these.')
     print(f'{readable_scores(scores).to_string()}\n\n{score_note(scores)}')
     print(f'Tables and figures are in {out}. {NOT_FOR_CLINICAL_USE}')
@@ -283,6 +286,17 @@ def labels_from(
     if data == 'nih': return nih_metadata()
     if str(data).endswith('.csv'): return read_metadata(data)
     return open_dataset(data).table
+
+# %% ../nbs/a4_commands.ipynb #a4e0a106
+def refuse_unknown_patients(
+    table # Tidy metadata of the images that are to be scored
+):
+    "Refuse images whose patients nobody knows."
+    from chestnb.dataset import patients_unknown
+    if len(table) and patients_unknown(table): raise UserError(
+        f'the patients of these {len(table):,} images are unknown (the Patient ID column is empty), and scores come with intervals over '
+        "patients. Score images with patient ids, such as NIH's own. Without them: chestnb_train --split trains on a published split, and "
+        "chestnb.evaluate.score_table(..., unit='image') scores; its intervals are too narrow, say so where you show them.")
 
 # %% ../nbs/a4_commands.ipynb #d13a0002
 @call_parse
@@ -302,7 +316,9 @@ def chestnb_report(
 ):
     "One page that a reviewer can check, of any model's predictions. Not for clinical use."
     from chestnb.report import make_study, report_summary, write_report
-    study = make_study(predictions, labels_from(data), valid, compare, name, n_resamples, seed, rule, rule_value)
+    table = labels_from(data)
+    refuse_unknown_patients(table)
+    study = make_study(predictions, table, valid, compare, name, n_resamples, seed, rule, rule_value)
     print(f'{len(study.table):,} images of {study.table.patient_id.nunique():,} patients, {n_resamples:,} resamples -> {out}', flush=True)
     print(report_summary(write_report(study, out, overwrite, report_command(locals())), out))
 
@@ -361,7 +377,7 @@ def predict_all(
 def write_results(
     dataset,           # A `ChestDataset`
     split,             # DataFrame: image, patient_id, part
-    out:Path,          # Run folder
+    out:Path,          # Run folder, the demo's own: older scores in it are replaced
     predictions:dict,  # Name -> test predictions
     n_resamples:int    # Bootstrap resamples of patients
 ) -> tuple:            # Scores of the fusion, comparison of the models
@@ -370,8 +386,8 @@ def write_results(
     from chestnb.split import images_in
     table = dataset.table
     train, test = (table[table.image.isin(images_in(split, part))] for part in ('train', 'test'))
-    scores = save_evaluation(predictions['fusion'], test, out, n_resamples=n_resamples)
-    save_evaluation(predictions['fusion'], test, out/'without_no_finding', protocol='without_no_finding', n_resamples=n_resamples)
+    scores = save_evaluation(predictions['fusion'], test, out, n_resamples=n_resamples, overwrite=True)
+    save_evaluation(predictions['fusion'], test, out/'without_no_finding', protocol='without_no_finding', n_resamples=n_resamples, overwrite=True)
     baseline = {'prevalence baseline': prevalence_baseline(train, list(test.image))}
     comparison = compare_models({**predictions, **baseline}, test, n_resamples=n_resamples)
     write_csv(out/'comparison.csv', comparison.reset_index())
@@ -394,6 +410,18 @@ def run_summary(
                 versions={name: version(name) for name in ('torch', 'fastai', 'timm', 'scikit-learn', 'numpy', 'pandas')},
                 notice=NOT_FOR_CLINICAL_USE)
 
+# %% ../nbs/a4_commands.ipynb #a4e0a102
+def refuse_foreign_results(
+    out:Path # Run folder of the demo, new or not
+):
+    "Refuse a folder with tables or figures that no demo left."
+    from chestnb.evaluate import EVALUATION_FILES
+    names = [*EVALUATION_FILES, 'comparison.csv', 'train_val_loss.png', 'train_val_auc.png', *(f'without_no_finding/{name}' for name in EVALUATION_FILES)]
+    there = [out/name for name in names if (out/name).exists()]
+    if there and not (out/'fusion'/'test_predictions.csv').exists(): raise UserError(
+        f'{there[0]} exists and was not left by a demo (no fusion/test_predictions.csv beside it). It is left alone: '
+        'give another folder with --out, or move it away.')
+
 # %% ../nbs/a4_commands.ipynb #6b4a9c78
 AUDITED_PIXELS = 5_000 # Data sets up to this many images are also searched for exact copies across parts
 
@@ -413,6 +441,7 @@ def run_demo(
     if missing or n_resamples < 0: raise UserError(
         f'the split has no part {", ".join(sorted(missing))}; the demo needs train, valid and test' if missing
         else f'n_resamples is {n_resamples}; expected zero or more')
+    refuse_foreign_results(out)
     audit_split(split, dataset if len(dataset) <= AUDITED_PIXELS else None) # patients, and exact copies of images
     folders = train_all(dataset, split, out, demo_configs(config))
     predict_all(dataset, split, folders, 'valid')
@@ -455,6 +484,7 @@ def chestnb_demo(
     "Train the fusion model and each branch alone, evaluate them on test patients. Not for clinical use."
     if is_launched(): raise UserError('the demo runs in one process. Several processes train one model: launch chestnb_train instead.')
     dataset = open_dataset(data)
+    refuse_unknown_patients(dataset.table)
     folder = Path(out) if out else default_run_folder(dataset)
     config = choose_config(model, weights, attention, epochs=epochs, image_size=image_size, batch_size=batch_size,
                            learning_rate=learning_rate, loss=loss, num_workers=num_workers, seed=seed)

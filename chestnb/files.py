@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['NOT_FOR_CLINICAL_USE', 'UserError', 'write_atomically', 'temporary_sibling', 'write_text', 'write_json', 'write_csv',
-           'save_figure', 'sha256_of']
+           'save_figure', 'written_together', 'move_all', 'sha256_of']
 
 # %% ../nbs/a2_files.ipynb #05ef22c9
-import hashlib, json, os, tempfile
+import hashlib, json, os, shutil, tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Callable
@@ -85,6 +85,39 @@ def save_figure(
     ending = Path(path).suffix.lstrip('.')
     return write_atomically(path, mode='wb', write=lambda file: figure.savefig(
         file, format=ending, dpi=dpi, bbox_inches='tight'))
+
+# %% ../nbs/a2_files.ipynb #a20f11e2
+@contextmanager
+def written_together(
+    folder:str|Path, # Where the files shall be; made if it is missing
+    names:tuple      # Their names; the last one is moved last
+):                   # Yields an empty folder to write them into
+    "Files that belong together: moved into `folder` when the block succeeds, all of them or none."
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix='.') as aside:
+        new, old = Path(aside)/'new', Path(aside)/'old'
+        for path in (new, old): path.mkdir()
+        yield new
+        for name in names:
+            if (folder/name).exists(): shutil.copy2(folder/name, old/name)
+        move_all(folder, names, new, old)
+
+# %% ../nbs/a2_files.ipynb #a20f11e3
+def move_all(
+    folder:Path, # Where the files shall be
+    names:tuple, # Their names
+    new:Path,    # Folder of the new files
+    old:Path     # Folder with copies of those that are in `folder` now
+):
+    "Move new files over old ones; put the old ones back if a move fails."
+    try:
+        for name in names: os.replace(new/name, folder/name)
+    except BaseException:
+        for name in names:
+            if (old/name).exists(): os.replace(old/name, folder/name)
+            elif not (new/name).exists(): (folder/name).unlink(missing_ok=True)
+        raise
 
 # %% ../nbs/a2_files.ipynb #836c6634
 def sha256_of(

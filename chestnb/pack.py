@@ -143,6 +143,7 @@ class Pack:
             self.checksums = {i*PACK_CHUNK: checksum for i, checksum in enumerate(index['sha256'])}
             self.size, self.data_path, self.read_ahead = self.recipe['size'], self.path.parent/index['data'], 0
         except (KeyError, TypeError) as error: raise UserError(f'{path}: is not the index of a pack ({error}). Delete it and run chestnb_pack again.') from error
+        self.reused = False   # True where `pack_images` found it finished; its bytes were not read then
         self.row = {name: row for row, name in enumerate(self.images)}
         for name in self.skipped: del self.row[name]
     def __len__(self): return len(self.images)
@@ -353,7 +354,7 @@ def pack_images(
     workers:int=0,            # Processes; 0: one for each core
     skip_unusable:bool=False, # Leave out images that cannot be read, instead of failing at the end
     progress:bool=True        # Show progress bars
-) -> Pack:                    # The pack; an existing one if nothing changed
+) -> Pack:                    # The pack; an existing one, `reused`, if nothing changed
     "Decode all images once, into one array."
     if size < 8: raise UserError(f'size is {size}; give the side in pixels, at least 8, for example 224.')
     if workers < 0: raise UserError(f'workers is {workers}; expected 0 (one for each core) or more.')
@@ -363,7 +364,9 @@ def pack_images(
     header = pack_header(dataset, size)
     with one_at_a_time(folder/f'.{size}.lock'):
         with contextlib.suppress(UserError, KeyError):
-            if (pack := Pack(folder/f'{size}.json')).key == header['key'] and pack.pixels is not None: return pack
+            pack = Pack(folder/f'{size}.json')
+            pack.reused = pack.key == header['key'] and pack.pixels is not None
+            if pack.reused: return pack
         done, failed = fill_pack(dataset, folder, header, workers or os.cpu_count(), progress)
         if failed and not skip_unusable: refuse_unusable(failed, len(dataset))
         if pack_header(dataset, size)['key'] != header['key']: raise UserError(

@@ -1,11 +1,14 @@
 """The commands, typed as a person would type them."""
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+
+from chestnb.dataset import FINDINGS
 
 
 def typed(*words, cwd):
@@ -49,7 +52,6 @@ def test_a_missing_folder_or_file_is_one_sentence_and_exit_code_2(place, command
 
 
 def test_a_truncated_image_is_named(place):
-    import shutil
     shutil.copytree(place/'cohort', place/'broken')
     image = sorted((place/'broken'/'images').iterdir())[3]
     image.write_bytes(image.read_bytes()[:200])
@@ -79,6 +81,9 @@ def test_demo_leaves_the_results_and_may_be_repeated(place):
     assert len(pd.read_csv(run/'metrics.csv')) >= 14
     assert json.loads((run/'summary.json').read_text())['parts']['test']['patients'] > 0
     assert 'not be used for diagnosis' in done.stdout and 'synthetic' in done.stdout
+    (run/'metrics.json').unlink()   # as an older version left it
+    again = typed(*words[:-1], 30, cwd=place)
+    assert again.returncode == 0 and (run/'metrics.json').exists(), again.stderr
     again = typed(*words, cwd=place)
     assert again.returncode == 0 and len(pd.read_csv(run/'fusion'/'history.csv')) == 1
     scored = typed('chestnb_evaluate', run/'fusion'/'test_predictions.csv', '--out', 'scored', '--data', 'cohort',
@@ -86,6 +91,51 @@ def test_demo_leaves_the_results_and_may_be_repeated(place):
     assert scored.returncode == 0, scored.stderr
     pd.testing.assert_frame_equal(pd.read_csv(place/'scored'/'metrics.csv')[['finding', 'auroc']],
                                   pd.read_csv(run/'metrics.csv')[['finding', 'auroc']])
+
+
+def test_evaluate_does_not_overwrite_the_scores_of_other_predictions(root, tmp_path):
+    fusion, alone = (root/'nbs'/'results'/'embedded'/name/'test_predictions.csv' for name in ('fusion', 'test_resnet_alone'))
+    words = ['--out', 'scores', '--data', root/'dataset', '--n_resamples', 10]
+    first = typed('chestnb_evaluate', fusion, *words, cwd=tmp_path)
+    before = {path.name: path.read_bytes() for path in (tmp_path/'scores').iterdir()}
+    assert first.returncode == 0 and set(before) == {'metrics.csv', 'metrics.json', 'roc.png'}, first.stderr
+    assert typed('chestnb_evaluate', fusion, *words, cwd=tmp_path).returncode == 0, 'the same command may be typed twice'
+    other = typed('chestnb_evaluate', alone, *words, cwd=tmp_path)
+    assert other.returncode == 2 and 'Traceback' not in other.stderr
+    assert 'metrics.csv holds the scores of other predictions' in other.stderr and '--overwrite' in other.stderr
+    assert {path.name: path.read_bytes() for path in (tmp_path/'scores').iterdir()} == before
+    assert typed('chestnb_evaluate', alone, *words, '--overwrite', cwd=tmp_path).returncode == 0
+    assert (tmp_path/'scores'/'metrics.csv').read_bytes() != before['metrics.csv']
+
+
+def test_demo_does_not_overwrite_what_another_command_left(place):
+    (place/'foreign').mkdir(exist_ok=True)
+    (place/'foreign'/'metrics.csv').write_text('mine')
+    done = typed('chestnb_demo', '--data', 'cohort', '--out', 'foreign', '--epochs', 1, '--image_size', 32, cwd=place)
+    assert done.returncode == 2 and 'metrics.csv exists' in done.stderr and '--out' in done.stderr
+    assert [path.name for path in (place/'foreign').iterdir()] == ['metrics.csv']
+
+
+@pytest.fixture(scope='module')
+def nameless(place):
+    "The tiny data set with nobody's name, a published split of it, and predictions of its images."
+    shutil.copytree(place/'cohort', place/'nameless')
+    table = pd.read_csv(place/'nameless'/'data.csv', dtype=str)
+    table.assign(**{'Patient ID': ''}).to_csv(place/'nameless'/'data.csv', index=False)
+    parts = ['train', 'valid', 'test'] * len(table)
+    pd.DataFrame({'image': table['Image Index'], 'patient_id': '', 'part': parts[:len(table)]}).to_csv(place/'published.csv', index=False)
+    pd.DataFrame({'Image Index': table['Image Index'], **{f'prob_{finding}': .5 for finding in FINDINGS}}).to_csv(place/'half.csv', index=False)
+    return place/'nameless'
+
+
+@pytest.mark.parametrize('words', [
+    ['chestnb_demo', '--epochs', 1], ['chestnb_demo', '--epochs', 1, '--split', 'published.csv'],
+    ['chestnb_evaluate', 'half.csv', '--n_resamples', 10], ['chestnb_report', 'half.csv', '--n_resamples', 10]])
+def test_unknown_patients_are_said_at_once_and_without_a_warning(nameless, words):
+    done = typed(*words, '--data', 'nameless', '--out', 'nobody', cwd=nameless.parent)
+    assert done.returncode == 2 and 'patients of these' in done.stderr and 'images are unknown' in done.stderr, done.stderr
+    assert 'Warning' not in done.stderr and '0 patients' not in done.stdout + done.stderr and 'Traceback' not in done.stderr
+    assert not (nameless.parent/'nobody').exists()
 
 
 def test_evaluate_the_published_predictions(shared_nih, tmp_path):

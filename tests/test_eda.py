@@ -225,6 +225,35 @@ def test_bad_tables_are_named(call, toy):
     with pytest.raises(UserError, match='0 rows'): call(toy[:0])
 
 
+@pytest.fixture
+def nameless(toy): return toy.assign(patient_id=np.nan)
+
+
+@pytest.mark.filterwarnings('error')
+@pytest.mark.parametrize('call', [
+    eda.check_patients, eda.images_per_patient, eda.consecutive_images, eda.persistence, eda.after_first_label,
+    lambda table: eda.prevalence_by(table, 'sex'), lambda table: eda.plot_images_per_patient(eda.images_per_patient(table))])
+def test_unknown_patients_are_refused(call, nameless, toy):
+    with pytest.raises(UserError, match=r'patients of 6 of the 6 images are unknown.*`labels_per_image`'): call(nameless)
+    one_unknown = toy.assign(patient_id=[1., 1., np.nan, 2., 3., 3.])
+    with pytest.raises(UserError, match='patients of 1 of the 6 images are unknown'): call(one_unknown)
+
+
+@pytest.mark.filterwarnings('error')
+def test_unknown_patients_are_not_counted_as_none(nameless, toy):
+    counts, plain = eda.finding_table(nameless), eda.finding_table(toy)
+    of_patients = ['patients', 'images_per_patient', 'patient_share']
+    assert counts[of_patients].isna().all().all() and plain['patients'].notna().all()
+    pd.testing.assert_frame_equal(counts.drop(columns=of_patients), plain.drop(columns=of_patients))
+    assert eda.finding_table(toy.assign(patient_id=[1., 1., np.nan, 2., 3., 3.]))['patients'].isna().all()
+    labels = lambda counts: [text.get_text() for text in eda.plot_finding_counts(counts).get_legend().get_texts()]
+    assert labels(counts) == ['images', 'patients: unknown'] and labels(plain) == ['images', 'patients']
+    population = eda.population_shift(nameless, pd.Series([True, False] * 3))
+    assert population.loc['images'].tolist() == [3, 3] and population.loc[['patients', 'images per patient']].isna().all().all()
+    with pytest.raises(UserError, match='patient_id is empty for 6 of 6'): eda.prevalence_interval(toy['Mass'], nameless['patient_id'])
+    assert eda.labels_per_image(nameless)['images'].sum() == 6 and len(eda.cooccurrence(nameless)) == 91
+
+
 def test_every_figure_draws_and_names_its_source(toy, nih):
     toy_and_real = [toy, nih.iloc[:3000]]
     for table in toy_and_real:

@@ -1,6 +1,8 @@
 "Predictions, scores, intervals, comparison and the ROC figure."
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -359,6 +361,61 @@ def test_bad_input_leaves_no_files(data, tmp_path):
     table, predictions = data
     with pytest.raises(UserError): save_evaluation(predictions.assign(prob_Mass=2), table, tmp_path/'run')
     assert not (tmp_path/'run').exists()
+
+
+def contents(folder): return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize('what, says', [
+    (dict(predictions=made_up(seed=1)[1]), 'metrics.csv holds the scores of other predictions. '),
+    (dict(table=made_up(seed=1)[0]), 'scores of other labels. '), (dict(n_resamples=20), r'other n_resamples \(30 there, 20 asked for\)'),
+    (dict(seed=5), 'other seed'), (dict(protocol='without_no_finding'), r'other protocol \(standard there')])
+def test_other_scores_are_not_overwritten(data, tmp_path, what, says):
+    given = dict(zip(('table', 'predictions'), data), n_resamples=30, disable=True)
+    save_evaluation(**given, out=tmp_path)
+    before = contents(tmp_path)
+    with pytest.raises(UserError, match=says) as error: save_evaluation(**{**given, **what}, out=tmp_path)
+    assert str(tmp_path/'metrics.csv') in str(error.value) and '--overwrite' in str(error.value) and contents(tmp_path) == before
+    save_evaluation(**{**given, **what}, out=tmp_path, overwrite=True)
+    assert set(contents(tmp_path)) == set(before) and contents(tmp_path) != before
+
+
+def test_the_same_scores_may_be_written_again(data, tmp_path):
+    table, predictions = data
+    save_evaluation(predictions, table, tmp_path/'run', n_resamples=30, disable=True)
+    before = contents(tmp_path/'run')
+    again = read_predictions(write_predictions(predictions.sample(frac=1, random_state=0), tmp_path/'p.csv'))
+    save_evaluation(again, table.astype({'patient_id': object, 'image': object}), tmp_path/'run', n_resamples=30, disable=True)
+    assert contents(tmp_path/'run') == before
+
+
+@pytest.mark.parametrize('name, text', [('metrics.csv', 'mine'), ('roc.png', ''), ('metrics.json', '{}'), ('metrics.json', '{"identity": 3}'),
+                                        ('metrics.json', '[1]'), ('metrics.json', '{"made"')])
+def test_files_of_unknown_origin_are_left_alone(data, tmp_path, name, text):
+    (tmp_path/name).write_text(text)
+    with pytest.raises(UserError, match=f'{name} exists, and nothing beside it says.*--overwrite'):
+        save_evaluation(*reversed(data), tmp_path, n_resamples=0, disable=True)
+    assert contents(tmp_path) == {name: text.encode()}
+
+
+@pytest.mark.parametrize('step', ['write_csv', 'write_json', 'save_figure', '2nd move', '3rd move'])
+def test_an_evaluation_is_whole_or_the_old_one(data, tmp_path, monkeypatch, step):
+    "Whatever fails, the three files that lie there belong together"
+    import chestnb.evaluate as module
+    table, predictions = data
+    save_evaluation(predictions, table, tmp_path/'old', n_resamples=10, disable=True)
+    before, moves, plain = contents(tmp_path/'old'), [], os.replace
+    def full(*given, **named): raise OSError(28, 'No space left on device')
+    def move(source, target):
+        if Path(source).parent.name == 'new' and Path(source).name == Path(target).name: moves.append(target)
+        return full() if moves[-1:] == [target] and len(moves) == int(step[0]) else plain(source, target)
+    if 'move' in step: monkeypatch.setattr(os, 'replace', move)
+    else: monkeypatch.setattr(module, step, full)
+    for folder in ('old', 'fresh'):
+        moves.clear()
+        with pytest.raises(OSError, match='No space'):
+            save_evaluation(predictions, table, tmp_path/folder, n_resamples=20, disable=True, overwrite=True)
+    assert contents(tmp_path/'old') == before and contents(tmp_path/'fresh') == {}
 
 
 def test_import_is_light():

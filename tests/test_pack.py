@@ -542,6 +542,29 @@ def test_command_packs_verifies_and_fails_plainly(dataset, folder):
     assert done.returncode == 2 and 'Traceback' not in done.stderr and '1 of 3 chunks' in done.stderr
 
 
+def test_command_says_that_a_reused_pack_was_not_checked(dataset, folder):
+    "Packing again finds the finished pack and reads none of its bytes; only --verify finds damage, and its remedy works"
+    words, unchecked = (folder, '--size', 32, '--workers', 1), 'made before; its bytes were not checked now: --verify does so'
+    assert unchecked not in command(*words).stdout
+    made = find_pack(dataset, 32)
+    before = made.data_path.read_bytes()
+    for place in (128, 70_000, len(before) - 1): flip_bit(made.data_path, place)
+    again = command(*words)
+    assert again.returncode == 0 and unchecked in again.stdout and '(verified)' not in again.stdout
+    checked = command(*words, '--verify')
+    assert checked.returncode == 2 and '3 of 3 chunks are not as they were written' in checked.stderr and '32.json' in checked.stderr
+    made.path.unlink()
+    assert unchecked not in command(*words).stdout and made.data_path.read_bytes() == before
+    checked = command(*words, '--verify')
+    assert checked.returncode == 0 and '(verified)' in checked.stdout and unchecked not in checked.stdout
+
+
+def test_pack_knows_whether_it_was_reused(dataset):
+    assert not pack(dataset).reused and pack(dataset).reused
+    os.utime(dataset.image_path(dataset.table.image[0]), ns=(1, 1))
+    assert not pack(dataset).reused and not find_pack(dataset, 32).reused
+
+
 def test_command_names_broken_images(dataset, folder):
     name = dataset.table.image[9]
     break_file(dataset.image_path(name))
