@@ -14,7 +14,8 @@ __all__ = ['FINDINGS', 'NO_FINDING', 'CLASSES', 'STRUCTURES', 'FIRST_SYNTHETIC_P
            'grey_from_16_bit', 'read_image', 'encode_mask', 'parse_runs', 'decode_mask', 'refuse_bad_runs',
            'read_segmentation', 'write_segmentation', 'resize_mask', 'resize_segmentation', 'parse_box_finding',
            'read_boxes', 'write_boxes', 'nih_boxes', 'find_images', 'embedded_dataset', 'ChestDataset', 'image_size',
-           'columns_from_headers', 'filled_in', 'write_dicom_metadata', 'draw_masks', 'draw_boxes']
+           'columns_from_headers', 'filled_in', 'labels_of_dicoms', 'refuse_cells', 'write_dicom_metadata',
+           'draw_masks', 'draw_boxes']
 
 # %% ../nbs/00_dataset.ipynb #c71e1d00
 import copy, csv, difflib, functools, gzip, importlib.util, io, math, os, re
@@ -711,6 +712,33 @@ def filled_in(
     known = dict(zip(here, values))
     return [known.get(name, STAND_INS.get(nih, '')) for name in names]
 
+# %% ../nbs/00_dataset.ipynb #3527ae45
+def labels_of_dicoms(
+    path:str|Path, # Data set folder, for the message
+    labels:dict,   # Image name -> its findings, as text or as a list
+    paths:dict     # Image name -> file, of all images in the folder
+) -> dict:         # Image name -> its findings as text
+    "One label text for each image, if all images are DICOM files and each has one."
+    other = sorted(name for name in paths if not is_dicom(name))
+    if other: raise UserError(f"{path}: {other[0]!r} is no DICOM file ({len(other)} of {len(paths)} images), so no header says its patient, age or view. "
+                              "Move such images out of the folder, or write data.csv with all columns by hand.")
+    for wrong, what in ((set(paths) - set(labels), 'has no label'), (set(labels) - set(paths), 'has a label but is not on disk')):
+        if wrong: raise UserError(f"{path}: {min(wrong)!r} {what} ({len(wrong)} such image{'s'*(len(wrong) > 1)}). Correct the labels or the folder.")
+    return {name: found if isinstance(found, str) else '|'.join(found) or NO_FINDING for name, found in labels.items()}
+
+def refuse_cells(
+    columns:dict, # NIH's name of a column -> list of text, one for each image
+    paths:dict    # Image name -> DICOM file
+):
+    "Refuse what a label or a header says and NIH's table cannot hold, by the name of the file."
+    for name, (nih, convert, remedy) in METADATA_COLUMNS.items():
+        if name in MAY_BE_UNKNOWN and not any(columns[nih]): continue
+        source = 'its label' if name == 'labels' else f'its header, for the column {nih!r}'
+        other = '' if name == 'labels' else ' Correct the header, leave the image out, or write data.csv with all columns by hand.'
+        for image, text in zip(columns['Image Index'], columns[nih]):
+            try: convert(text)
+            except ValueError as error: raise UserError(f"{paths[image]}: {source}: {error}. {remedy}{other}") from error
+
 # %% ../nbs/00_dataset.ipynb #3527ae44
 def write_dicom_metadata(
     path:str|Path,       # Data set folder: `images/` with DICOM files
@@ -719,14 +747,12 @@ def write_dicom_metadata(
 ) -> Path:               # The file written
     "Write a `data.csv` in NIH's format for a folder of DICOM radiographs, from their headers and your labels."
     from tempfile import TemporaryDirectory
-    to, joined = Path(to or Path(path)/'data.csv'), {}
+    to, paths = Path(to or Path(path)/'data.csv'), find_images(path)
     if to.exists(): raise UserError(f"{to}: exists already and is not overwritten. Give another name, or move it away.")
-    for name, found in labels.items(): joined[name] = found if isinstance(found, str) else '|'.join(found) or NO_FINDING
-    on_disk = set(find_images(path))
-    for wrong, what in ((on_disk - set(joined), 'has no label'), (set(joined) - on_disk, 'has a label but is not on disk')):
-        if wrong: raise UserError(f"{path}: {min(wrong)!r} {what} ({len(wrong)} such image{'s'*(len(wrong) > 1)}). Correct the labels or the folder.")
+    joined = labels_of_dicoms(path, labels, paths)
     columns = {'Image Index': list(joined), 'Finding Labels': list(joined.values())}
-    columns |= columns_from_headers(to, columns, [nih for nih, _, _ in METADATA_COLUMNS.values() if nih not in columns], find_images(path))[0]
+    columns |= columns_from_headers(to, columns, [nih for nih, _, _ in METADATA_COLUMNS.values() if nih not in columns], paths)[0]
+    refuse_cells(columns, paths)
     with TemporaryDirectory() as scratch:
         rows = '\n'.join([NIH_HEADER, *map(','.join, zip(*(columns[nih] for nih, _, _ in METADATA_COLUMNS.values())))])
         return write_metadata(read_metadata(write_text(Path(scratch)/to.name, rows + '\n')), to)

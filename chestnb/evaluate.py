@@ -145,11 +145,14 @@ def prevalence_baseline(train_table: pd.DataFrame, # Metadata of the training im
 def counts(targets,     # 0 or 1, shape (n_images, 14)
            patient_ids, # Patient of each image, shape (n_images,)
           ) -> pd.DataFrame: # One row a finding, then macro, micro, weighted
-    "Images and patients, positive ones and their shares"
+    "Images and patients, positive ones and their shares; NaN for patients that are unknown"
     present, targets = present_findings(targets), pd.DataFrame(np.asarray(targets, bool), columns=FINDINGS)
     by_patient, frame = targets.groupby(np.asarray(patient_ids)).any(), pd.DataFrame(index=pd.Index(FINDINGS + MEANS, name='finding'))
     for share, positive, units, which in (('prevalence', 'positives', 'images', targets),
                                           ('patient_prevalence', 'positive_patients', 'patients', by_patient)):
+        if not len(which):
+            frame[units] = frame[positive] = frame[share] = np.nan
+            continue
         pooled = which.to_numpy().sum() if which is targets else which.any(axis=1).sum()
         frame[units], frame[positive] = len(which), [*which.sum(), *[pooled]*len(MEANS)]
         frame[share] = with_means(which.mean(), which.to_numpy().mean(), targets.sum(), present)
@@ -165,7 +168,8 @@ def data_note(table: pd.DataFrame, # Metadata
              ) -> str: # For titles, such as '250 synthetic images of 80 patients'
     "What was scored, in words"
     kind = 'synthetic' if is_synthetic(table) else 'real'
-    return f'{len(table):,} {kind} images of {table["patient_id"].nunique():,} patients'
+    patients = table['patient_id'].nunique()
+    return f'{len(table):,} {kind} images of {f"{patients:,}" if patients or not len(table) else "unknown"} patients'
 
 # %% ../nbs/06_evaluate.ipynb #c29eac8b
 PROTOCOLS = ('standard', 'without_no_finding')

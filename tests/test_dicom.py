@@ -378,3 +378,36 @@ def test_follow_ups_count_within_patients_by_time():
 def test_import_is_light():
     code = 'import sys, chestnb.dicom; print([m for m in ("pydicom", "torch", "pandas", "gdcm") if m in sys.modules])'
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'
+
+
+# ---- a table from headers
+
+def labelled_folder(folder, **header):
+    "Two DICOM files: the first is in order, the second has the header values given."
+    ordinary = {'PatientID': 'A17', 'PatientSex': 'F', 'PatientAge': '050Y'}
+    write_dicom(np.zeros((8, 8), np.uint16), folder/'images/a.dcm', ordinary)
+    write_dicom(np.zeros((8, 8), np.uint16), folder/'images/b.dcm', ordinary | {'PatientID': 'B17'} | header)
+    return folder
+
+
+@pytest.mark.parametrize('labels', [{'a.dcm': 'Mass', 'b.dcm': 'Mass', 'c.png': 'Mass'}, {'a.dcm': 'Mass', 'b.dcm': 'Mass'}])
+@pytest.mark.parametrize('table', ['data.csv', 'other.csv'])
+def test_a_folder_that_mixes_png_and_dicom_is_named_and_no_table_is_blamed(tmp_path, labels, table):
+    from chestnb.dataset import write_dicom_metadata
+    folder = labelled_folder(tmp_path/'x')
+    (folder/'images/c.png').write_bytes(b'png')
+    if table == 'other.csv': (folder/'data.csv').write_text('mine')
+    said = message(lambda: write_dicom_metadata(folder, labels, folder/table))
+    assert said.startswith(f"{folder}: 'c.png' is no DICOM file (1 of 3 images)") and 'row 1' not in said and 'Move such images out' in said
+    (folder/'images/c.png').unlink()
+    write_dicom_metadata(folder, {'a.dcm': 'Mass', 'b.dcm': 'Mass'}, folder/table)       # the advice works
+
+
+@pytest.mark.parametrize('header, label, text', [
+    ({}, 'Oedema', "its label: unknown finding 'Oedema'"), ({'PatientSex': 'O'}, 'Mass', "its header, for the column 'Patient Gender': 'O' is none of M, F"),
+    ({'ViewPosition': ''}, 'Mass', "its header, for the column 'View Position': '' is none of PA, AP")])
+def test_what_a_table_cannot_hold_names_the_dicom_file(tmp_path, header, label, text):
+    from chestnb.dataset import write_dicom_metadata
+    folder = labelled_folder(tmp_path/'x', **header)
+    said = message(lambda: write_dicom_metadata(folder, {'a.dcm': 'Mass', 'b.dcm': label}))
+    assert said.startswith(f"{folder/'images/b.dcm'}: {text}") and not (folder/'data.csv').exists()

@@ -2,6 +2,7 @@
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -665,3 +666,16 @@ def test_label_releases_of_real_tables(shared_nih):
     table = nih_metadata().head(3000)
     older = table.assign(Pneumonia=table['Pneumonia'] & (table['image'] != table.loc[table['Pneumonia'], 'image'].iloc[0]))
     with pytest.raises(ListedError, match='label releases: 2020 and subset/unknown'): check_same_labels(table, older)
+
+
+def test_unknown_patients_are_not_counted_as_none(data):
+    "Without a patient id nothing can be said of patients: no warning, no 0, and intervals by image alone."
+    table, predictions = data
+    nameless = table.assign(patient_id=np.nan)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        with pytest.raises(UserError, match='no patient_id'): score_table(predictions, nameless, 20)
+        with pytest.raises(UserError, match='no patient_id'): threshold_table(predictions, nameless, .5, 20)
+        scores = score_table(predictions, nameless, 20, unit='image')
+    assert scores[['patients', 'positive_patients', 'patient_prevalence']].isna().all(axis=None) and scores['auroc_low'].notna().any()
+    assert data_note(nameless).endswith('images of unknown patients')
