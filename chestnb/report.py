@@ -1011,7 +1011,10 @@ def headline(
             ('Macro AUROC', facts['macro_auroc'].split(' ')[0], f"{facts['macro_auroc'].partition(' ')[2]} by patient"),
             ('Macro average precision', facts['macro_ap'].split(' ')[0], f"{facts['macro_ap'].partition(' ')[2]} by patient"),
             ('Mean ECE, as given', facts['ece_before'].split(' ')[0], f"{facts['ece_before'].partition(' ')[2]} by patient; about {facts['ece_chance']} by chance alone".strip())]
-    if facts['ece_after']: rows.append((f"Mean ECE, after Platt scaling of {len(facts['scaled'])} of {len(FINDINGS)}", facts['ece_after'].split(' ')[0], 'the other findings as given' if len(facts['scaled']) < len(FINDINGS) else ''))
+    if facts['ece_after']:
+        others = '; the other findings as given' if len(facts['scaled']) < len(FINDINGS) else ''
+        rows.append((f"Mean ECE, after Platt scaling of {len(facts['scaled'])} of {len(FINDINGS)}", facts['ece_after'].split(' ')[0],
+                     f"{facts['ece_after'].partition(' ')[2]} by patient{others}"))
     if facts.get('difference'): rows.append((f"Minus {facts['other_name']}", facts['difference'].split(' ')[0], facts['difference'].partition(' ')[2]))
     return rows
 
