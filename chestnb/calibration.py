@@ -313,7 +313,7 @@ def calibration_note(scores: pd.DataFrame, # From `calibration_table` or `compar
     note = f'{"Synthetic images; " if made["synthetic"] else ""}ECE and Brier parts in {binning_note(made["n_bins"], made["binning"])}; protocol {made["protocol"]}'
     if made['n_resamples']:
         note += (f'; 95 % intervals from {made["n_resamples"]:,} resamples of {made["unit"]}s (seed {made["seed"]}), '
-                 'that of an ECE reaches down by as much as chance may have added to it (at 0, chance may have made all of it)')
+                 'that of an ECE reaches down by as much as chance may have added to it (at 0, chance may have made all of it), and is wider than 95 % would need')
     if made['no_interval']: note += f'. No interval, for lack of positive or negative patients: {", ".join(made["no_interval"])}'
     if made['absent']: note += f'. Not in the macro mean, for lack of positive or of negative images: {", ".join(made["absent"])}'
     return note + '.'

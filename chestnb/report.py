@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NAME_COLUMNS', 'MARKS', 'SPELLINGS', 'OFFICIAL_TEST_IMAGES', 'OFFICIAL_TEXTS', 'FORMATS', 'LARGEST_SVG', 'ROLES',
            'PART_COLUMNS', 'PREVALENCE_COLUMNS', 'FEW_PATIENTS', 'SCORE_COLUMNS', 'UNIT_COLUMNS', 'CALIBRATION_COLUMNS',
-           'RULES', 'OPERATING_COLUMNS', 'DRIFT_COLUMNS', 'DECISION_FINDINGS', 'SHOWN_PROBABILITIES',
+           'AFTER_COLUMNS', 'RULES', 'OPERATING_COLUMNS', 'DRIFT_COLUMNS', 'DECISION_FINDINGS', 'SHOWN_PROBABILITIES',
            'DECISION_COLUMNS', 'GROUP_COLUMNS', 'SHOWN_SHORTCUTS', 'COMPARISON_COLUMNS', 'PUBLISHED_COLUMNS',
            'PER_FINDING_COLUMNS', 'TRAINED_ON', 'TO_BE_FILLED', 'STATES', 'SECTIONS', 'CHECKLIST_COLUMNS', 'PACKAGES',
            'STEPS', 'letters', 'finding_names', 'columns_of_findings', 'recognise_columns', 'plain_names', 'Recognised',
@@ -13,13 +13,13 @@ __all__ = ['NAME_COLUMNS', 'MARKS', 'SPELLINGS', 'OFFICIAL_TEST_IMAGES', 'OFFICI
            'official_part', 'official_text', 'resource_table', 'cell_text', 'ReportTable', 'ReportFigure',
            'figure_bytes', 'new_figure', 'Report', 'Study', 'make_study', 'model_name', 'refuse_other_images',
            'describe_part', 'prevalence_table', 'section_evaluated', 'split_facts', 'section_discrimination',
-           'add_interval_units', 'roc_frame', 'panels', 'plot_precision_recall', 'add_curves', 'calibrated',
-           'calibration_columns', 'section_calibration', 'rule_text', 'section_thresholds', 'exact_note',
-           'section_decisions', 'plot_decisions', 'measure_columns', 'group_labels', 'section_subgroups',
-           'section_shortcuts', 'too_few_resamples', 'section_comparison', 'plot_comparison', 'own_row',
-           'published_text', 'section_published', 'model_card', 'data_card', 'section_cards', 'checklist_rows',
-           'section_checklist', 'versions', 'section_made', 'make_report', 'headline', 'environment', 'whole_folder',
-           'refuse_existing', 'identity_of', 'plain', 'write_report', 'report_summary']
+           'add_interval_units', 'roc_frame', 'rankable', 'panels', 'plot_precision_recall', 'add_curves', 'calibrated',
+           'calibration_change', 'section_calibration', 'rule_text', 'section_thresholds', 'exact_note',
+           'any_mark_text', 'section_decisions', 'plot_decisions', 'measure_columns', 'group_labels',
+           'section_subgroups', 'section_shortcuts', 'too_few_resamples', 'section_comparison', 'plot_comparison',
+           'own_row', 'published_text', 'section_published', 'model_card', 'data_card', 'section_cards',
+           'checklist_rows', 'section_checklist', 'versions', 'labels_hash', 'section_made', 'make_report', 'headline',
+           'environment', 'whole_folder', 'refuse_existing', 'identity_of', 'plain', 'write_report', 'report_summary']
 
 # %% ../nbs/a13_report.ipynb #65bb8f1c
 import base64, io, json, os, re, shutil
@@ -221,7 +221,7 @@ def resource_table(
     return pd.read_csv(io.StringIO(text), dtype={'year': 'Int64', 'item': str}, keep_default_na=True)
 
 # %% ../nbs/a13_report.ipynb #1143a8b1
-FORMATS = {'whole': '{:,.0f}', 'share': '{:.1%}', 'score': '{:.3f}', 'fine': '{:.4f}', 'signed': '{:+.3f}', 'one': '{:.1f}', 'ratio': '{:.2f}', 'published': '{:.3f}', 'year': '{:.0f}'}
+FORMATS = {'whole': '{:,.0f}', 'share': '{:.1%}', 'score': '{:.3f}', 'fine': '{:.4f}', 'signed': '{:+.3f}', 'fine_signed': '{:+.4f}', 'ratio_signed': '{:+.2f}', 'one': '{:.1f}', 'ratio': '{:.2f}', 'published': '{:.3f}', 'year': '{:.0f}'}
 
 def cell_text(
     kind:str, # 'text', 'long', 'name', 'p' or a key of `FORMATS`
@@ -233,7 +233,9 @@ def cell_text(
     if kind in ('text', 'long'): return str(first)
     if kind == 'name': return str(first).replace('_', ' ')
     if kind == 'p': return '< 0.001' if first < .001 else f'{first:.3f}'
-    write = lambda value: FORMATS[kind].format(round(float(value), 10) + 0.).replace('-0.000', '0.000').replace('+0.000', '0.000')
+    def write(value):
+        text = FORMATS[kind].format(round(float(value), 10) + 0.)
+        return text.lstrip('+-') if not text.strip('+-0.%') else text # zero has no sign
     known = bool(bounds) and np.isfinite(np.asarray(bounds, float)).all() and np.ptp(np.asarray(bounds, float)) > 1e-9
     return write(first) + (f' [{", ".join(map(write, bounds))}]' if known else '')
 
@@ -488,6 +490,7 @@ def section_discrimination(
     by_patient, by_image = (score_table(study.test, study.table, study.n_resamples, study.seed, unit=unit, disable=True).reset_index()
                             for unit in ('patient', 'image'))
     lift = by_patient.assign(ap_lift=by_patient['average_precision']/by_patient['prevalence'])
+    lift[['positives', 'positive_patients']] = lift[['positives', 'positive_patients']].astype(float).where(lift['finding'].isin(FINDINGS)) # of a mean it would be labels, not images
     report.add_table('discrimination', 'AUROC and average precision, 95 % patient intervals', lift, SCORE_COLUMNS, wide=True)
     add_interval_units(report, by_patient, by_image)
     add_curves(report, study)
@@ -510,7 +513,7 @@ def add_interval_units(
     report.add_table('interval_units', 'The same AUROC with two intervals', frame.assign(ratio=ratio), UNIT_COLUMNS)
     report.facts['unit_text'] = '' if ratio.isna().all() else (
         f'Here the patient interval is {ratio.min():.2f} to {ratio.max():.2f} times as wide as the image interval '
-        f'(median {ratio.median():.2f}; widest for {frame["finding"][ratio.idxmax()]}).')
+        f'(median {ratio.median():.2f}; widest for {frame["finding"][ratio.idxmax()]}). A ratio of 1 or less says that the images of a patient hardly resemble each other in this finding, or is chance.')
 
 # %% ../nbs/a13_report.ipynb #bb10bcd8
 def roc_frame(
@@ -530,6 +533,14 @@ def roc_frame(
     return pd.concat(parts) if parts else pd.DataFrame(columns=['finding', 'false_positive_rate', 'sensitivity', 'precision'])
 
 # %% ../nbs/a13_report.ipynb #413d4c28
+def rankable(
+    table:pd.DataFrame, # Metadata of the scored images
+    findings            # Names
+) -> list:              # Those with enough positive patients; all, where none has
+    "Findings that may be called best or worst: not those of a few patients."
+    enough = [f for f in findings if table.loc[table[f], 'patient_id'].nunique() >= FEW_PATIENTS]
+    return enough or list(findings)
+
 def panels(
     n:int,         # How many
     width:float=2.15, # Inches of one
@@ -560,7 +571,7 @@ def plot_precision_recall(
         ax.set_title(f'{finding.replace("_", " ")} ({prevalence:.1%})', fontsize=9)
     figure.supxlabel('Sensitivity (recall)', fontsize=10)
     figure.supylabel('Precision (PPV)', fontsize=10)
-    values = dict(zip(findings, precisions))
+    values = {f: value for f, value in zip(findings, precisions) if f in rankable(study.table, findings)}
     said = [f'{place} {f.replace("_", " ")} ({values[f]:.2f})' for place, f in (('highest for', max(values, key=values.get)), ('lowest for', min(values, key=values.get)))]
     figure.suptitle(f'Average precision: {", ".join(said)}; dotted: the prevalence\n{data_note(study.table)}', fontsize=10.5)
     return figure
@@ -576,11 +587,12 @@ def add_curves(
     auroc = report.tables['discrimination'].frame.set_index('finding')['auroc']
     each = auroc.reindex(FINDINGS).dropna()
     if not len(each): return
+    n, each = len(each), each[rankable(study.table, each.index)]
     said = f'best {each.idxmax()} ({each.max():.3f}), worst {each.idxmin()} ({each.min():.3f})'
-    report.add_figure('roc', plot_roc(study.test, study.table, study.name), f'ROC curves of {len(each)} findings, best AUROC first.',
-                      f'ROC curves of {len(each)} findings with macro and micro mean; {said}.')
+    report.add_figure('roc', plot_roc(study.test, study.table, study.name), f'ROC curves of {n} findings, best AUROC first.',
+                      f'ROC curves of {n} findings with macro and micro mean; {said}.')
     report.add_figure('precision_recall', plot_precision_recall(study, points), 'Precision-recall curves; the dotted line is the prevalence, which guessing reaches.',
-                      f'Small panels, one for each of {len(each)} findings: precision against sensitivity, falling towards the prevalence.')
+                      f'Small panels, one for each of {n} findings: precision against sensitivity, falling towards the prevalence.')
 
 # %% ../nbs/a13_report.ipynb #83486f0e
 def calibrated(
@@ -591,32 +603,45 @@ def calibrated(
     fitted = fit_calibration(study.valid, study.valid_table, 'platt', part='valid', allow_official_test=True)
     return fitted, fitted.apply(study.test, study.table)
 
-CALIBRATION_COLUMNS = (('Finding', 'name', 'finding'), ('Mean probability', 'share', '{}mean_score'), ('Prevalence', 'share', 'prevalence'),
-                       ('ECE [95 %]', 'fine', '{}ece', '{}ece_low', '{}ece_high'), ('ECE by chance', 'fine', '{}ece_chance'),
-                       ('Brier [95 %]', 'fine', '{}brier', '{}brier_low', '{}brier_high'), ('Slope', 'ratio', '{}slope'))
+CALIBRATION_COLUMNS = (('Finding', 'name', 'finding'), ('Mean probability', 'share', 'mean_score'), ('Prevalence', 'share', 'prevalence'),
+                       ('ECE [95 %]', 'fine', 'ece', 'ece_low', 'ece_high'), ('ECE by chance', 'fine', 'ece_chance'),
+                       ('Brier [95 %]', 'fine', 'brier', 'brier_low', 'brier_high'), ('Slope [95 %]', 'ratio', 'slope', 'slope_low', 'slope_high'),
+                       ('In the large [95 %]', 'ratio_signed', 'in_the_large', 'in_the_large_low', 'in_the_large_high'))
 
 # %% ../nbs/a13_report.ipynb #384a16be
-def calibration_columns(
-    after:bool # Show the columns after the correction too
-) -> list:     # Columns of the page
-    "The calibration table's columns: before, and after."
-    before = [(h, kind, *(name.format('') for name in names)) for h, kind, *names in CALIBRATION_COLUMNS]
-    if not after: return before
-    again = [(f'{h}, after', kind, *(name.format('after_') for name in names)) for h, kind, *names in CALIBRATION_COLUMNS[1:] if names[0].startswith('{')]
-    return [*before, *(column for column in again if not column[0].startswith('ECE by chance'))]
+AFTER_COLUMNS = (('Finding', 'name', 'finding'), ('Mean probability', 'share', 'after_mean_score'), ('ECE [95 %]', 'fine', 'after_ece', 'after_ece_low', 'after_ece_high'),
+                 ('ECE by chance', 'fine', 'after_ece_chance'), ('ECE, change [95 %]', 'fine_signed', 'ece_difference', 'ece_difference_low', 'ece_difference_high'),
+                 ('Brier, change [95 %]', 'fine_signed', 'brier_difference', 'brier_difference_low', 'brier_difference_high'), ('Slope', 'ratio', 'after_slope'))
+
+def calibration_change(
+    frame:pd.DataFrame # Findings, with the differences after minus before
+) -> str:              # A sentence
+    "For how many findings the correction helped, and for which it did not."
+    change = frame['ece_difference'].reindex(FINDINGS).dropna()
+    worse = [f.replace('_', ' ') for f in change.index[change > 0]]
+    return (f'The ECE fell for {int((change < 0).sum())} of {len(change)} findings' + (f' and rose for {", ".join(worse)}' if worse else '')
+            + '. The changes are paired: before and after are scored in the same resamples of patients.')
 
 def section_calibration(
     report:Report, # Gets the facts, table and figure
     study:Study    # What is evaluated
 ):
     "Calibration before and after Platt scaling fitted on validation patients."
-    from chestnb.calibration import binning_note, calibration_note, calibration_table, plot_reliability
+    from chestnb.calibration import binning_note, calibration_note, calibration_table, compare_calibration, plot_reliability
     models, options = {'as given': study.test}, dict(n_resamples=study.n_resamples, seed=study.seed)
     if study.valid is not None: fitted, models['after Platt scaling'] = calibrated(study)
     before, *after = (calibration_table(predictions, study.table, **options, disable=True) for predictions in models.values())
     frame = before if not after else before.join(after[0].drop(columns=['images', 'positives']).add_prefix('after_'))
+    frame.loc['macro', [c for c in frame if 'slope' in c or 'in_the_large' in c]] = np.nan # a mean of slopes is the slope of the rarest finding
     left_out = 'Left as they are: ' + '; '.join(f'{f} ({why})' for f, why in fitted.left_out.items()) + '.' if after and fitted.left_out else ''
-    report.add_table('calibration', 'Calibration of each finding, 95 % patient intervals', frame.reset_index(), calibration_columns(bool(after)), wide=True, note=left_out)
+    report.add_table('calibration', 'Calibration of the probabilities as given, 95 % patient intervals', frame.reset_index(), CALIBRATION_COLUMNS, wide=True)
+    report.facts['change_text'] = ''
+    if after:
+        change = compare_calibration(models, study.table, **options, disable=True).loc[list(models)[1]]
+        frame = frame.join(change.filter(like='_difference'))
+        fell = frame['ece_difference'].reindex(FINDINGS).dropna() < 0
+        report.facts.update(change_text=calibration_change(frame), ece_fell=f'{fell.sum()} of {len(fell)}')
+        report.add_table('calibration_after', 'After Platt scaling fitted on validation patients', frame.reset_index(), AFTER_COLUMNS, wide=True, note=left_out)
     report.facts['scaled'] = [f for f in FINDINGS if f not in fitted.left_out] if after else []
     report.facts['ece_chance'] = f"{before.loc['macro', 'ece_chance']:.4f}"
     eces = [cell_text('fine', f.loc['macro', ['ece', 'ece_low', 'ece_high']]) for f in (before, *after)]
@@ -640,9 +665,9 @@ def rule_text(
 
 OPERATING_COLUMNS = (('Sensitivity [95 %]', 'share', 'sensitivity', 'sensitivity_low', 'sensitivity_high'), ('Specificity [95 %]', 'share', 'specificity', 'specificity_low', 'specificity_high'),
                      ('Prevalence', 'share', 'prevalence'), ('PPV [95 %]', 'share', 'ppv', 'ppv_low', 'ppv_high'), ('NPV [95 %]', 'share', 'npv', 'npv_low', 'npv_high'),
-                     ('F1 [95 %]', 'score', 'f1', 'f1_low', 'f1_high'), ('Brier [95 %]', 'fine', 'brier', 'brier_low', 'brier_high'))
-DRIFT_COLUMNS = (('Finding', 'name', 'finding'), ('Positive patients, validation', 'whole', 'valid_positive_patients'), ('Sensitivity, validation', 'share', 'valid_sensitivity'), ('Sensitivity, test', 'share', 'sensitivity'),
-                 ('Specificity, validation', 'share', 'valid_specificity'), ('Specificity, test', 'share', 'specificity'))
+                     ('F1 [95 %]', 'score', 'f1', 'f1_low', 'f1_high'))
+DRIFT_COLUMNS = (('Finding', 'name', 'finding'), ('Positive patients, validation', 'whole', 'valid_positive_patients'), ('Sensitivity, validation', 'share', 'valid_sensitivity'), ('Sensitivity, test [95 %]', 'share', 'sensitivity', 'sensitivity_low', 'sensitivity_high'),
+                 ('Specificity, validation', 'share', 'valid_specificity'), ('Specificity, test [95 %]', 'share', 'specificity', 'specificity_low', 'specificity_high'))
 
 # %% ../nbs/a13_report.ipynb #ae67683c
 def section_thresholds(
@@ -652,10 +677,12 @@ def section_thresholds(
     "Thresholds from validation patients, and what they do on the test part."
     from chestnb.calibration import MIN_PATIENTS
     from chestnb.thresholds import choose_thresholds
+    report.facts['any_mark_text'] = ''
     if study.valid is None: return
     chosen = choose_thresholds(study.valid, study.valid_table, study.rule, study.rule_value, part='valid', allow_official_test=True)
     study.thresholds = pd.Series(chosen.by_finding, dtype=float).reindex(FINDINGS)
     frame = chosen.evaluate(study.test, study.table, study.n_resamples, study.seed, disable=True)
+    report.facts['any_mark_text'] = any_mark_text(chosen, study)
     left_out, few = '; '.join(f'{f}: {why}' for f, why in chosen.left_out.items()), ', '.join(f'{f} ({n})' for f, n in chosen.few().items())
     notes = [f'Without a threshold, and so without means: {left_out}.' if left_out else '',
              f'Chosen on fewer than {MIN_PATIENTS} positive patients, so that single patients decided: {few}.' if few else '', exact_note(frame)]
@@ -671,6 +698,19 @@ def exact_note(
     "Which bounds are exact ones, because every resample gave the same share."
     listed = '; '.join(f'{name.upper() if "pv" in name else name} of {", ".join(found)}' for name, found in frame.attrs['exact'].items())
     return f'Every resample gave the same share, so the bounds are exact ones by patients (Clopper and Pearson): {listed}.' if listed else ''
+
+def any_mark_text(
+    chosen,     # `Thresholds`
+    study:Study # Test and validation predictions
+) -> str:       # A sentence
+    "How many images without any finding get a mark all the same: fourteen tests are fourteen chances."
+    shares = []
+    for predictions, table in ((study.test, study.table), (study.valid, study.valid_table)):
+        marks = chosen.apply(predictions, allow_chosen=True).set_index(IMAGE).reindex(table['image'])[list(FINDINGS)].fillna(False)
+        well = ~table[list(FINDINGS)].any(axis=1).to_numpy()
+        shares.append(f'{marks[well].any(axis=1).mean():.0%}' if well.any() else 'none')
+    return (f'Of the test images without any of the 14 findings, {shares[0]} get at least one mark ({shares[1]} on validation): '
+            'each finding has its own threshold, and fourteen thresholds are fourteen chances of a false alarm.')
 
 # %% ../nbs/a13_report.ipynb #e38b1d10
 DECISION_FINDINGS = ('Effusion', 'Pneumothorax', 'Mass', 'Cardiomegaly') # Drawn, where present
@@ -721,8 +761,8 @@ def plot_decisions(
     figure.supxlabel('Threshold probability (%)', fontsize=10)
     figure.supylabel('Net benefit (true positives per image)', fontsize=10)
     sure = [f for f in findings if (frame.loc[frame['finding'] == f, 'gain_low'] > 0).any()]
-    figure.suptitle(f'{remark}Surely better than marking everybody or nobody at some threshold: {", ".join(sure) or "no finding"}\n'
-                    f'{data_note(study.table)}; pointwise 95 % patient bands', fontsize=10.5)
+    figure.suptitle(f'{remark}Gain over everybody and nobody, whole interval above 0 at some threshold: {", ".join(sure) or "no finding"}\n'
+                    f'{data_note(study.table)}; each threshold by itself, 95 % patient bands', fontsize=10.5)
     return figure
 
 # %% ../nbs/a13_report.ipynb #775eb911
@@ -754,8 +794,9 @@ def section_subgroups(
     groups = subgroup_table(study.test, study.table, study.thresholds, n_resamples=study.n_resamples, seed=study.seed, disable=True)
     report.facts['subgroup_text'] = subgroup_note(groups)
     frame = groups.assign(label=group_labels(groups))
-    note = 'Mean over the findings that the group and its rest can both score.'
-    report.add_table('subgroups', 'Macro AUROC by subgroup', frame, (*GROUP_COLUMNS, *measure_columns('Macro AUROC', 'auroc')), note=note,
+    note = ('Each row is the mean over its own findings, those with enough patients in the group and in its rest. Do not compare it between rows or with all images: '
+            'only "minus all others" compares like with like. The intervals are not corrected for the number of comparisons, p is.')
+    report.add_table('subgroups', 'Macro AUROC by subgroup', frame, (*GROUP_COLUMNS, ('Findings in the mean', 'whole', 'averaged'), *measure_columns('Macro AUROC', 'auroc'), ('Resamples used', 'whole', 'resamples')), note=note,
                      rows=frame['finding'] == 'macro', wide=True)
     if groups['auroc'].notna().any():
         figure = plot_subgroups(groups, note=study.name)
@@ -764,8 +805,8 @@ def section_subgroups(
     if study.thresholds is not None:
         rates = (*measure_columns('Missed (false negative)', 'false_negative_rate'), *measure_columns('Falsely marked (false positive)', 'false_positive_rate'))
         report.add_table('subgroup_rates', 'Any finding at the chosen thresholds: missed and falsely marked, by subgroup', frame,
-                         (*GROUP_COLUMNS, *rates), rows=frame['finding'] == ANY, wide=True,
-                         note='Missed: at least one finding by the label, none marked. Falsely marked: none by the label, at least one marked.')
+                         (*GROUP_COLUMNS, ('Images with a finding', 'whole', 'positives'), *rates), rows=frame['finding'] == ANY, wide=True,
+                         note='Missed: at least one finding by the label, none marked. Falsely marked: none by the label, at least one marked. The same rates of each finding are in tables/subgroup_rates.csv.')
 
 # %% ../nbs/a13_report.ipynb #decacf37
 SHOWN_SHORTCUTS = {'view': ('view_position',), 'view and age': ('view_position', 'age')}
@@ -783,7 +824,8 @@ def section_shortcuts(
     report.add_table('shortcuts', 'AUROC without an image, and of the model within one view', found,
         (('Scores from', 'text', 'source'), ('Finding', 'name', 'finding'), ('Images', 'whole', 'images'), ('AUROC [95 %]', 'score', 'auroc', 'auroc_low', 'auroc_high'),
          ('Model minus this [95 %]', 'signed', 'model_minus', 'model_minus_low', 'model_minus_high')),
-        rows=(found['finding'] == 'macro') | (found['source'] == 'view and age'))
+        rows=(found['finding'] == 'macro') | (found['source'] == 'view and age'),
+        note='The rows of one view leave out findings without positive or negative patients there; the note in the CSV names them. Compare the model with itself only over the same findings.')
     if found.loc[found['source'] == 'view and age', 'auroc'].notna().any():
         figure = plot_shortcuts(found, note=study.name)
         report.add_figure('shortcuts', figure, 'What view and age alone reach, beside the model.',
@@ -935,10 +977,11 @@ def checklist_rows(
     write = Environment(undefined=StrictUndefined).from_string # plain text: the page's template escapes it
     rows = resource_table('checklist.csv').fillna('')
     answers = [' '.join(write(text).render(**facts).split()) for text in rows['answer']]
-    known = {'valid': facts['valid'], 'authors': True, '': True}
+    known = {'valid': facts['valid'], 'authors': True, '': True, 'missing': False}
     states = [STATES['missing' if not known[need] else 'partly' if need == 'authors' and answer else need if need == 'authors' else '']
               for need, answer in zip(rows['needs'], answers)]
-    answers = ['Needs validation predictions (--valid).' if state == STATES['missing'] else answer or TO_BE_FILLED for state, answer in zip(states, answers)]
+    answers = ['Needs validation predictions (--valid).' if state == STATES['missing'] and need == 'valid' else answer or TO_BE_FILLED
+               for need, state, answer in zip(rows['needs'], states, answers)]
     sections = [dict(SECTIONS)[where] if state != STATES['missing'] and where else '' for where, state in zip(rows['where'], states)]
     return rows[['guideline', 'item', 'topic']].assign(state=states, answer=answers, section=sections)
 
@@ -972,12 +1015,19 @@ def versions() -> dict: # Package -> version
     from importlib.metadata import version
     return {'python': platform.python_version()} | {name: version(name) for name in PACKAGES}
 
+def labels_hash(
+    table:pd.DataFrame # Metadata of the scored images
+) -> str:              # 16 hexadecimal digits
+    "Tells other labels, patients or images apart; not a cryptographic checksum."
+    return f'{int(pd.util.hash_pandas_object(table[["image", "patient_id", *FINDINGS]], index=False).sum()):016x}'
+
 def section_made(
     report:Report, # Gets the facts and tables
     study:Study    # What is evaluated
 ):
     "Inputs with checksums, settings, versions."
-    report.add_table('inputs', 'Files that were read', pd.DataFrame(study.files), (('Role', 'text', 'role'), ('File', 'text', 'file'), ('SHA-256', 'long', 'sha256')))
+    labels = {'role': 'labels used', 'file': f'{len(study.table):,} rows: image, patient_id, findings', 'sha256': f'{labels_hash(study.table)} (hash of the rows, not SHA-256)'}
+    report.add_table('inputs', 'Files that were read', pd.DataFrame([*study.files, labels]), (('Role', 'text', 'role'), ('File', 'text', 'file'), ('SHA-256', 'long', 'sha256')))
     rows = [('Resamples of patients', study.n_resamples), ('Seed', study.seed), ('Threshold rule', report.facts['rule_text']), ('Intervals', '95 %'),
             *((f'Version of {name}', number) for name, number in versions().items())]
     report.add_table('settings', 'Settings and versions', pd.DataFrame(rows, columns=['setting', 'value']), (('Setting', 'text', 'setting'), ('Value', 'text', 'value')))
@@ -1014,7 +1064,7 @@ def headline(
     if facts['ece_after']:
         others = '; the other findings as given' if len(facts['scaled']) < len(FINDINGS) else ''
         rows.append((f"Mean ECE, after Platt scaling of {len(facts['scaled'])} of {len(FINDINGS)}", facts['ece_after'].split(' ')[0],
-                     f"{facts['ece_after'].partition(' ')[2]} by patient{others}"))
+                     f"{facts['ece_after'].partition(' ')[2]} by patient; lower for {facts['ece_fell']}{others}"))
     if facts.get('difference'): rows.append((f"Minus {facts['other_name']}", facts['difference'].split(' ')[0], facts['difference'].partition(' ')[2]))
     return rows
 
@@ -1087,8 +1137,7 @@ def identity_of(
     study:Study # What is evaluated
 ) -> dict:      # What two equal reports share
     "Inputs, settings and versions."
-    labels = pd.util.hash_pandas_object(study.table[['image', 'patient_id', *FINDINGS]], index=False).sum()
-    return dict(files=study.files, labels=f'{int(labels):016x}', name=study.name, n_resamples=study.n_resamples, seed=study.seed,
+    return dict(files=study.files, labels=labels_hash(study.table), name=study.name, n_resamples=study.n_resamples, seed=study.seed,
                 rule=study.rule, rule_value=study.rule_value, versions=versions())
 
 # %% ../nbs/a13_report.ipynb #4bf7d881

@@ -170,9 +170,9 @@ def _without_one_patient_draws(draws, held):
     return draws
 
 # %% ../nbs/07_trust.ipynb #05b34e7b
-def _with_macro(sides, held):
-    "The draws of both sides, each with the mean over the findings that both sides can score"
-    able = np.all([patients[:-1] > 1 for patients in held], axis=(0, 2))
+def _with_macro(sides, held, smallest=2):
+    "The draws of both sides, each with the mean over the findings of which both sides have enough patients"
+    able = np.all([patients[:-1] >= max(2, smallest) for patients in held], axis=(0, 2))
     use = [able & np.all([np.isfinite(draws[m, 0, :-1]) for draws in sides], axis=0) for m in range(len(MEASURES))]
     def mean(draws, m): return draws[m][:, :-1][:, use[m]].mean(axis=1) if use[m].any() else np.full(draws.shape[1], np.nan)
     sides = [np.concatenate([draws, np.stack([mean(draws, m) for m in range(len(MEASURES))])[..., None]], axis=2) for draws in sides]
@@ -208,7 +208,7 @@ def _measure_columns(inside, outside):
     "Estimate, interval, difference from the rest with its interval and p, of each measure"
     columns = {}
     for name, draws, rest in zip(MEASURES, inside, outside):
-        flat = [(side[1:] == side[0]).all(axis=0) for side in (draws, rest)] # every resample the same
+        flat = [((side[1:] == side[0]) | np.isnan(side[1:])).all(axis=0) for side in (draws, rest)] # every resample the same
         difference = draws - rest
         for key, values, empty in ((name, draws, flat[0]), (f'{name}_difference', difference, flat[0] | flat[1])):
             low, high, used = interval(values[1:])
@@ -233,9 +233,10 @@ def _notes(held, macro, has_threshold):
 # %% ../nbs/07_trust.ipynb #46ce97e9
 def _group_rows(sides, held, targets, patients, has_threshold, smallest):
     "The 16 rows of one group; `sides` and `held` are of the group and, unless it is everyone, of the rest"
-    (inside, *rest), macro = _with_macro(sides, held)
+    (inside, *rest), macro = _with_macro(sides, held, smallest)
     held = [np.r_[counts, [[counts[-1, 0], counts[:-1, 1].max()]]] for counts in held] # the macro row goes by patients with any finding
     enough = [counts.min(axis=1) >= smallest for counts in held]
+    for side in enough: side[-1] &= len(macro) > 1 # a mean of one finding is that finding
     positives = np.r_[targets.sum(axis=0), targets.any(axis=1).sum(), targets.sum()]
     frame = pd.DataFrame({'finding': [*FINDINGS, ANY, 'macro'], 'images': len(targets), 'patients': patients, 'positives': positives,
                           'positive_patients': held[0][:, 0], 'small': ~enough[0]})
@@ -243,7 +244,7 @@ def _group_rows(sides, held, targets, patients, has_threshold, smallest):
     frame.loc[~np.all(enough, axis=0), [f'{name}_p' for name in MEASURES]] = np.nan
     notes = _notes(held, macro, has_threshold)
     if rest: notes = ['; '.join(filter(None, (note, '' if ok else 'the rest is small'))) for note, ok in zip(notes, enough[1])]
-    return frame.assign(note=notes)
+    return frame.assign(averaged=[np.nan]*(len(FINDINGS) + 1) + [len(macro)], note=notes)
 
 def _task_rows(task, sides, targets, number, limits, smallest):
     "The rows of one group, with its column and name in front"
@@ -299,7 +300,7 @@ def subgroup_note(subgroups: pd.DataFrame, # From `subgroup_table`
     if made['n_resamples']:
         note += [f'95 % intervals from {made["n_resamples"]:,} resamples of patients (seed {made["seed"]}); a group and its rest, '
                  'all other images, are scored in the same resamples']
-    note += [f'small: fewer than {made["smallest"]} patients with the finding or fewer without it; shown, but not tested']
+    note += [f'small: fewer than {made["smallest"]} patients with the finding or fewer without it; shown, but not tested; macro: the mean over the findings that are not small on either side']
     tests = [f'{n:,} ({name.replace("_", " ")})' for name, n in made['tests'].items() if n]
     if tests: note += [f'p from the resamples\' standard deviation, Holm\'s correction over these numbers of tests: {", ".join(tests)}']
     if not made['thresholds']: note += ['no thresholds were given, so there are no error rates']
@@ -390,10 +391,10 @@ def plot_subgroups(subgroups: pd.DataFrame, # From `subgroup_table`
     for ax, name, line in zip(axes, (measure, f'{measure}_difference'), (np.nan if finding == 'macro' else rows[measure].iloc[0], 0)):
         if np.isfinite(line): ax.axvline(line, color='0.7', lw=1, zorder=0)
         _forest(ax, rows, places, name)
-    over = '\n(mean over the findings that group and rest can both score)' if finding == 'macro' else ''
-    labels = [f'{_group_label(row)} ({row["images"]:,} images, {row["positive_patients"]:,} patients)' for _, row in rows.iterrows()]
+    over = '\n(mean over the findings with enough patients in group and rest)' if finding == 'macro' else ''
+    labels = [f'{_group_label(row)} ({row["images"]:,} images, {row["positive_patients"]:,} ill)' for _, row in rows.iterrows()]
     axes[0].set(yticks=places, yticklabels=labels, xlabel=f'{WORDS[measure]} with 95 % interval{over}', ylim=(places[-1] + .7, places[0] - .7),
-                ylabel='group (its images, its patients with the finding)')
+                ylabel='group (its images, its patients with a finding)')
     axes[1].set(xlabel='difference from all other images')
     fig.suptitle(_forest_title(rows, measure, WORDS[measure], finding) + f'\n{subgroups.attrs["data"]}{", " + note if note else ""}'
                  '; hollow: small group, whose interval may end beyond the edge', fontsize=11)

@@ -18,7 +18,7 @@ from chestnb.evaluate import COLUMNS, IMAGE, predictions_frame
 from chestnb.files import UserError
 import chestnb.report as report_module
 from chestnb.report import (SECTIONS, TO_BE_FILLED, Report, Study, cell_text, checklist_rows, letters, make_report, make_study, official_part,
-                            plain, plain_names, published_text, recognise_columns, recognise_predictions, resource_table, split_facts,
+                            plain, plain_names, published_text, rankable, recognise_columns, recognise_predictions, resource_table, split_facts,
                             too_few_resamples, whole_folder, write_report)
 
 COMMAND = Path(sys.executable).with_name('chestnb_report')
@@ -540,6 +540,9 @@ def test_cell_text_never_invents_zero():
     assert cell_text('score', [float('nan')]) == '–' and cell_text('score', [None]) == '–' and cell_text('whole', [pd.NA]) == '–'
     assert cell_text('score', [.5, float('nan'), float('nan')]) == '0.500'
     assert cell_text('score', [1., 1., 1.]) == '1.000' # no width is no certainty
+    assert cell_text('fine', [-.00042, -.00071, .00013]) == '-0.0004 [-0.0007, 0.0001]' # a small number keeps its sign
+    assert cell_text('fine_signed', [.0005, -.0004, 0]) == '+0.0005 [-0.0004, 0.0000]' and cell_text('signed', [-.0003]) == '0.000'
+    assert cell_text('ratio_signed', [.004]) == '0.00' and cell_text('share', [-.0001]) == '0.0%'
     assert cell_text('signed', [-.00004]) == '0.000' and cell_text('p', [.0001]) == '< 0.001'
 
 
@@ -607,3 +610,38 @@ def test_published_predictions(shared_nih, tmp_path):
     assert f"{report.facts['macro']:.4f}" == '0.8182'
     assert float(report.facts['ece_after'].split()[0]) < float(report.facts['ece_before'].split()[0])
     assert Page((tmp_path/'out'/'report.html').read_text(encoding='utf-8')).open == []
+
+
+def test_calibration_after_is_paired_and_says_what_got_worse(full):
+    numbers = json.loads((full/'numbers.json').read_text(encoding='utf-8'))
+    frame = pd.read_csv(full/'tables'/'calibration_after.csv').set_index('finding')
+    change = frame.loc[list(FINDINGS), 'ece_difference'].dropna()
+    assert np.allclose(change, (frame['after_ece'] - frame['ece']).reindex(change.index), atol=1e-12)
+    said = numbers['facts']['change_text']
+    assert f'fell for {(change < 0).sum()} of {len(change)} findings' in said
+    assert all((f.replace('_', ' ') in said) == (change[f] > 0) for f in change.index)
+    assert frame.loc['macro', ['slope', 'after_slope']].isna().all() and frame['after_ece_chance'].notna().any()
+
+
+def test_share_of_well_images_with_a_mark(full, place):
+    "Recomputed from the chosen thresholds on the page's own tables."
+    folder, _, test, valid = place
+    cut = pd.read_csv(full/'tables'/'thresholds.csv').set_index('finding')['threshold'].reindex(FINDINGS).to_numpy()
+    text = json.loads((full/'numbers.json').read_text(encoding='utf-8'))['facts']['any_mark_text']
+    for name, table in (('test', test), ('valid', valid)):
+        scores = pd.read_csv(folder/f'{name}.csv').set_index(IMAGE).loc[table['image']].to_numpy()
+        well = ~table[list(FINDINGS)].any(axis=1).to_numpy()
+        assert f'{(scores[well] >= cut).any(axis=1).mean():.0%}' in text
+
+
+def test_rare_findings_are_neither_best_nor_worst(place):
+    _, _, test, _ = place
+    ill = test.groupby('patient_id')[list(FINDINGS)].any().sum()
+    assert rankable(test, FINDINGS) == ([f for f in FINDINGS if ill[f] >= 30] or list(FINDINGS))
+    assert rankable(test, ['Hernia']) == ['Hernia'] # where nothing else is there
+
+
+def test_checklist_counts_what_this_run_lacks(full):
+    claim = pd.read_csv(full/'tables'/'checklist_claim.csv', dtype=str).set_index('item')
+    assert (claim.loc[['18', '31', '33'], 'state'] == 'not in this run').all() and 'None' in claim.loc['33', 'answer']
+    assert f'{(claim["state"] == "not in this run").sum()} not in this run' in json.loads((full/'numbers.json').read_text(encoding='utf-8'))['facts']['checklist_text']
