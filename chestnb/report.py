@@ -532,7 +532,7 @@ def roc_frame(
             parts.append(pd.DataFrame({'finding': finding, 'false_positive_rate': false_rate[at], 'sensitivity': true_rate[at], 'precision': precision}))
     return pd.concat(parts) if parts else pd.DataFrame(columns=['finding', 'false_positive_rate', 'sensitivity', 'precision'])
 
-# %% ../nbs/a13_report.ipynb #413d4c28
+# %% ../nbs/a13_report.ipynb #8773cb5f
 def rankable(
     table:pd.DataFrame, # Metadata of the scored images
     findings            # Names
@@ -541,6 +541,7 @@ def rankable(
     enough = [f for f in findings if table.loc[table[f], 'patient_id'].nunique() >= FEW_PATIENTS]
     return enough or list(findings)
 
+# %% ../nbs/a13_report.ipynb #413d4c28
 def panels(
     n:int,         # How many
     width:float=2.15, # Inches of one
@@ -608,7 +609,7 @@ CALIBRATION_COLUMNS = (('Finding', 'name', 'finding'), ('Mean probability', 'sha
                        ('Brier [95 %]', 'fine', 'brier', 'brier_low', 'brier_high'), ('Slope [95 %]', 'ratio', 'slope', 'slope_low', 'slope_high'),
                        ('In the large [95 %]', 'ratio_signed', 'in_the_large', 'in_the_large_low', 'in_the_large_high'))
 
-# %% ../nbs/a13_report.ipynb #384a16be
+# %% ../nbs/a13_report.ipynb #dce11ace
 AFTER_COLUMNS = (('Finding', 'name', 'finding'), ('Mean probability', 'share', 'after_mean_score'), ('ECE [95 %]', 'fine', 'after_ece', 'after_ece_low', 'after_ece_high'),
                  ('ECE by chance', 'fine', 'after_ece_chance'), ('ECE, change [95 %]', 'fine_signed', 'ece_difference', 'ece_difference_low', 'ece_difference_high'),
                  ('Brier, change [95 %]', 'fine_signed', 'brier_difference', 'brier_difference_low', 'brier_difference_high'), ('Slope', 'ratio', 'after_slope'))
@@ -622,6 +623,7 @@ def calibration_change(
     return (f'The ECE fell for {int((change < 0).sum())} of {len(change)} findings' + (f' and rose for {", ".join(worse)}' if worse else '')
             + '. The changes are paired: before and after are scored in the same resamples of patients.')
 
+# %% ../nbs/a13_report.ipynb #384a16be
 def section_calibration(
     report:Report, # Gets the facts, table and figure
     study:Study    # What is evaluated
@@ -692,6 +694,7 @@ def section_thresholds(
     report.add_table('threshold_drift', 'The same thresholds where they were chosen and where they were used', frame.reset_index(), DRIFT_COLUMNS,
                      rows=frame.index.isin(FINDINGS))
 
+# %% ../nbs/a13_report.ipynb #efff8b7b
 def exact_note(
     frame:pd.DataFrame # From `threshold_table`
 ) -> str:              # A sentence, or nothing
@@ -699,6 +702,7 @@ def exact_note(
     listed = '; '.join(f'{name.upper() if "pv" in name else name} of {", ".join(found)}' for name, found in frame.attrs['exact'].items())
     return f'Every resample gave the same share, so the bounds are exact ones by patients (Clopper and Pearson): {listed}.' if listed else ''
 
+# %% ../nbs/a13_report.ipynb #3d84afc3
 def any_mark_text(
     chosen,     # `Thresholds`
     study:Study # Test and validation predictions
