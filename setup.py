@@ -2,7 +2,7 @@
 from configparser import ConfigParser
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 here = Path(__file__).parent
 settings = ConfigParser(delimiters=['='])
@@ -27,7 +27,7 @@ setup(
         'Programming Language :: Python :: 3.11',
         'Topic :: Scientific/Engineering :: Medical Science Apps.',
     ],
-    packages=['chestnb'],
+    packages=find_packages(include=['chestnb', 'chestnb.*']),
     package_data={'chestnb': ['resources/*']},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg['requirements'].split(),

@@ -20,9 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
-from chestnb.dataset import FINDINGS, is_official_test, nih_metadata
-from chestnb.evaluate import IMAGE, prediction_arrays, read_predictions
-from chestnb.resampling import patient_bootstrap, resample_weights
+from chestnb.data.findings import FINDINGS
+from chestnb.data.nih import is_official_test, nih_metadata
+from chestnb.evaluation.predictions import IMAGE, prediction_arrays, read_predictions
+from chestnb.evaluation.resampling import patient_bootstrap, resample_weights
 
 PUBLISHED = Path(__file__).resolve().parent.parent.parent/'shared'/'nih'/'chexnet_predictions.csv'
 

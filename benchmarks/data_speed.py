@@ -26,9 +26,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from chestnb.datablock import GREY_MEAN, GREY_STD, affine_maps, change_exposure, chest_dataloaders, image_reader
-from chestnb.dataset import ChestDataset, embedded_dataset
-from chestnb.split import images_in, patient_split
+from chestnb.data.augment import GREY_MEAN, GREY_STD, affine_maps, change_exposure
+from chestnb.data.datablock import chest_dataloaders
+from chestnb.data.loaders import image_reader
+from chestnb.data.dataset import ChestDataset, embedded_dataset
+from chestnb.data.parts import images_in
+from chestnb.data.split import patient_split
 
 
 class PlainImages(Dataset):

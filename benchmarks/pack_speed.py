@@ -34,9 +34,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from chestnb.datablock import GREY_MEAN, GREY_STD, image_dataloader
-from chestnb.dataset import FINDINGS, ChestDataset, nih_metadata, torchxrayvision_file, write_metadata
-from chestnb.pack import Pack, block_shuffle, drop_from_cache, pack_header, pack_images
+from chestnb.data.augment import GREY_MEAN, GREY_STD
+from chestnb.data.loaders import image_dataloader
+from chestnb.data.findings import FINDINGS
+from chestnb.data.dataset import ChestDataset
+from chestnb.data.nih import nih_metadata
+from chestnb.data.tables import torchxrayvision_file, write_metadata
+from chestnb.data.pack import Pack, block_shuffle, drop_from_cache, pack_header, pack_images
 
 ORIGINALS = Path(__file__).resolve().parent.parent.parent/'shared'/'nih'/'originals_1024'
 SIZE, BATCH, CORES = 224, 32, 2
@@ -152,9 +156,10 @@ import sys, time, warnings
 warnings.filterwarnings('ignore')
 began = time.perf_counter()
 import torch
-from chestnb.dataset import ChestDataset
-from chestnb.split import official_split
-from chestnb.datablock import chest_dataloaders, image_reader
+from chestnb.data.dataset import ChestDataset
+from chestnb.data.official import official_split
+from chestnb.data.datablock import chest_dataloaders
+from chestnb.data.loaders import image_reader
 torch.set_num_threads(1)
 opened = time.perf_counter()
 dataset = ChestDataset(sys.argv[1])

@@ -28,8 +28,9 @@ warnings.filterwarnings('ignore')
 import numpy as np
 from PIL import Image
 
-from chestnb.dataset import ChestDataset, torchxrayvision_file
-from chestnb.pack import drop_from_cache, pack_images, verify_pack
+from chestnb.data.dataset import ChestDataset
+from chestnb.data.tables import torchxrayvision_file
+from chestnb.data.pack import drop_from_cache, pack_images, verify_pack
 
 ROWS = []
 
@@ -82,8 +83,8 @@ def rehearse(folder, n, workers):
     del pack
     with step('import PyTorch and fastai'):
         import torch
-        from chestnb.datablock import chest_dataloaders
-        from chestnb.split import official_split
+        from chestnb.data.datablock import chest_dataloaders
+        from chestnb.data.official import official_split
     torch.set_num_threads(1)
     with step('official split') as note:
         split = official_split(dataset.table)

@@ -41,7 +41,7 @@ def demo_rows():
 
 def split_rows():
     "Seconds and worst label of an 80/20 split of the real metadata, ours and two peers."
-    from chestnb.dataset import nih_metadata
+    from chestnb.data.nih import nih_metadata
     table = nih_metadata()
     for name, target, seconds, worst in compare_splitters(table):
         yield f'split, {name}: seconds', target[0], f'{seconds:.2f}'
@@ -52,8 +52,8 @@ def compare_splitters(table):
     "Time three splitters on one table."
     import numpy as np
     from sklearn.model_selection import GroupShuffleSplit, StratifiedGroupKFold
-    from chestnb.dataset import CLASSES
-    from chestnb.split import patient_split
+    from chestnb.data.findings import CLASSES
+    from chestnb.data.split import patient_split
     labels = table[list(CLASSES)].to_numpy()
     sets = np.unique(labels, axis=0, return_inverse=True)[1].ravel()
     def ours(): return (patient_split(table, dict(train=.8, test=.2), seed=0).part == 'test').to_numpy()

@@ -8,10 +8,12 @@ what a step needs and no more: forward, loss, backward, fused AdamW, a scheduler
 import argparse, json, statistics, time, warnings
 warnings.filterwarnings('ignore')
 import torch
-from chestnb.dataset import ChestDataset, embedded_dataset
-from chestnb.split import patient_split
-from chestnb.train import RunRecorder, TrainConfig, group_rates, make_learner, training_groups, training_loss
-from chestnb.fusion import FusionModel
+from chestnb.data.dataset import ChestDataset, embedded_dataset
+from chestnb.data.split import patient_split
+from chestnb.model.runs import RunRecorder
+from chestnb.model.config import TrainConfig
+from chestnb.model.learner import group_rates, make_learner, training_groups, training_loss
+from chestnb.model.fusion import FusionModel
 from fastai.callback.schedule import ParamScheduler, combined_cos
 
 def plain_loop(model, loss_function, optimizer, scheduler, batches):

@@ -14,9 +14,9 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parent))
 import chestnb.fetch as fetch
-from chestnb.dataset import nih_metadata
-from chestnb.fetch import PartFile
-from chestnb.files import UserError
+from chestnb.data.nih import nih_metadata
+from chestnb.data.download import PartFile
+from chestnb.core.errors import UserError
 from faulty_server import wait_until
 from test_fetch import COUNTS, FAULTS, Nih, start_client
 

@@ -14,10 +14,12 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from chestnb import audit
-from chestnb.audit import (KINDS, UNUSABLE, audit_images, audit_page, chest_likeness, grey_facts, inspect_image, inspect_images, is_blank,
-                           is_inverted, is_saturated, near_pairs, quarantine, restore, write_audit)
-from chestnb.dataset import ChestDataset, read_metadata, write_metadata
-from chestnb.files import UserError
+from chestnb.data.audit import (KINDS, UNUSABLE_KINDS, audit_images, audit_page, chest_likeness, grey_facts, inspect_image, inspect_images, is_blank, is_inverted,
+    is_saturated, near_pairs, write_audit)
+from chestnb.data.quarantine import quarantine, restore
+from chestnb.data.dataset import ChestDataset
+from chestnb.data.tables import read_metadata, write_metadata
+from chestnb.core.errors import UserError
 
 
 def state(folder):
@@ -148,7 +150,7 @@ def test_sizes_without_a_usual_one(small):
 
 
 def test_dicom_images_are_audited(tmp_path, embedded):
-    from chestnb.dicom import write_dicom
+    from chestnb.data.dicom import write_dicom
     (tmp_path/'images').mkdir()
     names = [f'{n}.dcm' for n in 'abcdefghijk']
     for i, name in enumerate(names):
@@ -262,12 +264,12 @@ def test_quarantine_leaves_a_data_set_and_restore_brings_all_back(small):
     before = state(small)
     times = {p: p.stat().st_mtime_ns for p in small.rglob('*') if p.is_file()}
     record = quarantine(small, audit_images(small, workers=1, progress=False))
-    gone = {name for name, kind in expected if kind in UNUSABLE}
+    gone = {name for name, kind in expected if kind in UNUSABLE_KINDS}
     after = ChestDataset(small)
     after.check_images(progress=False)
     assert set(after.table.image) == {Path(n).name for n in before if n.startswith('images/')} - gone
     assert all((small/move['to']).read_bytes() == before[move['from']] for move in record['moves'])
-    assert not {k for _, k in found(audit_images(small, workers=1, progress=False))} & set(UNUSABLE)
+    assert not {k for _, k in found(audit_images(small, workers=1, progress=False))} & set(UNUSABLE_KINDS)
     assert restore(small) == len(record['moves'])
     assert state(small) == before and not (small/'quarantine').exists()
     assert {p: p.stat().st_mtime_ns for p in small.rglob('*') if p.is_file()} == times

@@ -15,17 +15,19 @@ from sklearn.calibration import calibration_curve
 from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import brier_score_loss
 
-from chestnb.calibration import (MEASURES, METHODS, Calibration, FittedOn, apply_curve, bin_edges, bin_numbers, brier_parts, brier_score,
-                                 calibration_error, calibration_line, calibration_note, calibration_table, check_validation,
-                                 class_shift, compare_calibration, estimate_prevalence, fit_calibration, fit_isotonic, fit_platt,
-                                 fit_temperature, log_odds_of, plot_reliability, prevalences, readable_calibration,
-                                 reliability_curve, reliability_with_intervals, shift_prevalence)
-from chestnb.dataset import FINDINGS, FIRST_SYNTHETIC_PATIENT, NO_FINDING, is_official_test, nih_metadata, official_test_patients
-from chestnb.evaluate import COLUMNS, IMAGE, predictions_frame, read_predictions
-from chestnb.files import UserError
-from chestnb.metrics import auroc
-from chestnb.resampling import resample_weights
-from chestnb.split import LeakageError
+from chestnb.evaluation.reliability import (CALIBRATION_MEASURES, bin_edges, bin_numbers, brier_parts, brier_score, calibration_error, calibration_line, calibration_note,
+    calibration_table, compare_calibration, log_odds_of, plot_reliability, readable_calibration, reliability_curve,
+    reliability_with_intervals)
+from chestnb.evaluation.calibration import (CALIBRATION_METHODS, Calibration, FittedOn, apply_curve, check_validation, fit_calibration, fit_isotonic, fit_platt,
+    fit_temperature)
+from chestnb.evaluation.prevalence_shift import class_shift, estimate_prevalence, prevalences, shift_prevalence
+from chestnb.data.findings import FINDINGS, FIRST_SYNTHETIC_PATIENT, NO_FINDING
+from chestnb.data.nih import is_official_test, nih_metadata, official_test_patients
+from chestnb.evaluation.predictions import COLUMNS, IMAGE, predictions_frame, read_predictions
+from chestnb.core.errors import UserError
+from chestnb.evaluation.metrics import auroc
+from chestnb.evaluation.resampling import resample_weights
+from chestnb.data.leakage import LeakageError
 
 
 def made_up(n_patients=300, per_patient=2, seed=0, first=FIRST_SYNTHETIC_PATIENT, slope=1., shift=0., base=-1.5):
@@ -187,8 +189,8 @@ def test_table_equals_the_single_functions():
         assert row['prevalence'] == target.mean() and row['mean_score'] == pytest.approx(score.mean())
         for name, value in calibration_line(target, score).items(): assert row[name] == pytest.approx(value, abs=1e-6)
         for name in ('reliability', 'resolution', 'uncertainty', 'within_variance', 'within_covariance'): assert row[name] == pytest.approx(parts[name])
-    for name in MEASURES: assert frame.loc['macro', name] == pytest.approx(frame.loc[list(FINDINGS), name].mean())
-    assert frame[[f'{name}_low' for name in MEASURES]].isna().all(axis=None)
+    for name in CALIBRATION_MEASURES: assert frame.loc['macro', name] == pytest.approx(frame.loc[list(FINDINGS), name].mean())
+    assert frame[[f'{name}_low' for name in CALIBRATION_MEASURES]].isna().all(axis=None)
 
 
 def test_intervals_of_the_table_against_refitting_in_a_loop():
@@ -300,7 +302,7 @@ def test_isotonic_equals_scikit_learn_and_stays_off_the_ends():
 def fitted():
     bad = dict(slope=1.5, shift=2.)
     valid, test = made_up(400, **bad), other(n_patients=400, **bad)
-    return valid, test, {method: fit_calibration(valid[1], valid[0], method) for method in METHODS}
+    return valid, test, {method: fit_calibration(valid[1], valid[0], method) for method in CALIBRATION_METHODS}
 
 
 def test_repairs_repair(fitted):
@@ -348,7 +350,7 @@ def test_few_patients_and_bad_order_are_left_alone_and_named():
 def test_certainties_survive():
     table, predictions = made_up(200)
     predictions.loc[:3, 'prob_Edema'] = [0, 1, 0, 1]
-    for method in METHODS:
+    for method in CALIBRATION_METHODS:
         after = fit_calibration(predictions, table, method).apply(predictions, allow_fitted=True)
         assert after['prob_Edema'].between(0, 1).all() and np.isfinite(after['prob_Edema']).all()
 
@@ -418,7 +420,7 @@ def test_unknown_method_is_refused():
 
 # -- files
 
-@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('method', CALIBRATION_METHODS)
 def test_round_trip_is_exact(fitted, method, tmp_path):
     _, (table, predictions), calibrations = fitted
     path = calibrations[method].save(tmp_path/'sub'/'c.json')
@@ -449,7 +451,7 @@ def test_comparison_is_paired(fitted):
     assert (frame.loc['same', ['ece_difference', 'ece_difference_low', 'ece_difference_high', 'brier_difference_high']] == 0).all(axis=None)
     assert frame.loc[('platt', 'macro'), 'ece_difference_high'] < 0 and frame.loc[('platt', 'macro'), 'brier_difference_high'] < 0
     single = calibration_table(models['platt'], table, n_resamples=60)
-    for name in MEASURES:
+    for name in CALIBRATION_MEASURES:
         for end in ('', '_low', '_high'): np.testing.assert_allclose(frame.loc['platt', name + end], single[name + end])
     difference = single.loc['macro', 'ece'] - frame.loc[('before', 'macro'), 'ece']
     assert frame.loc[('platt', 'macro'), 'ece_difference'] == pytest.approx(difference)

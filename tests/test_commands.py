@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from chestnb.dataset import FINDINGS
+from chestnb.data.findings import FINDINGS
 
 
 def typed(*words, cwd):

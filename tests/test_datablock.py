@@ -8,14 +8,21 @@ import pytest
 import torch
 from PIL import Image
 
-from chestnb.dataset import FINDINGS, ChestDataset, encode_mask, write_metadata, write_segmentation
-from chestnb.files import UserError
-from chestnb.pack import pack_images
-from chestnb.split import LeakageError, image_split, images_in, patient_split
+from chestnb.data.findings import FINDINGS
+from chestnb.data.dataset import ChestDataset
+from chestnb.data.masks import encode_mask, write_segmentation
+from chestnb.data.tables import write_metadata
+from chestnb.core.errors import UserError
+from chestnb.data.pack import pack_images
+from chestnb.data.leakage import LeakageError
+from chestnb.data.split import image_split, patient_split
+from chestnb.data.parts import images_in
 import chestnb.datablock as datablock
-from chestnb.datablock import (GREY_MEAN, GREY_STD, ChestDL, Findings, FindingNames, GreyImages, PartSplitter, XrayAugment, affine_maps,
-                               balanced_sampler_weights, chest_datablock, chest_dataloaders, image_dataloader, image_reader, lung_box,
-                               pad_to_square, part_dataloader, positive_weights, sampling_grid, seed_dataloaders)
+from chestnb.data.augment import GREY_MEAN, GREY_STD, XrayAugment, affine_maps, sampling_grid
+from chestnb.data.loaders import ChestDL, image_dataloader, image_reader, part_dataloader, seed_dataloaders
+from chestnb.data.items import Findings, FindingNames, GreyImages, lung_box
+from chestnb.data.datablock import PartSplitter, balanced_sampler_weights, chest_datablock, chest_dataloaders, positive_weights
+from chestnb.data.pack import pad_to_square
 
 
 @pytest.fixture(scope='module')

@@ -11,8 +11,11 @@ from hypothesis.extra.numpy import arrays, array_shapes
 from PIL import Image
 
 from chestnb import dataset as ds
-from chestnb.dataset import CLASSES, FINDINGS, NIH_HEADER, NO_FINDING, STRUCTURES, ChestDataset
-from chestnb.files import UserError, write_text
+from chestnb.data.findings import CLASSES, FINDINGS, NO_FINDING, STRUCTURES
+from chestnb.data.tables import NIH_HEADER
+from chestnb.data.dataset import ChestDataset
+from chestnb.core.errors import UserError
+from chestnb.core.files import write_text
 
 ROWS = ['00000001_000.png,Mass,0,1,50,F,PA,2500,2048,0.168,0.168',
         '00000003_000.png,No Finding,0,3,61,M,AP,2500,2048,0.168,0.168',
@@ -644,7 +647,7 @@ def test_floating_point_images_are_refused(tmp_path):
     "Grey values without a known range would turn black without a word."
     from PIL import Image
     import numpy as np
-    from chestnb.dataset import read_image
+    from chestnb.data.images import read_image
     Image.fromarray(np.linspace(0, 1, 64, dtype='float32').reshape(8, 8)).save(tmp_path/'grey.tif')
     with pytest.raises(UserError, match='floating-point'): read_image(tmp_path/'grey.tif')
 
@@ -653,7 +656,7 @@ def test_floating_point_images_are_refused(tmp_path):
 
 def dicom_folder(path, rows=('a.dcm,Mass', 'b.dcm,Edema|Mass', 'c.dcm,No Finding'), header='Image Index,Finding Labels', **changed):
     "Three synthetic DICOM images of two patients, and a data.csv of the given rows."
-    from chestnb.dicom import write_dicom
+    from chestnb.data.dicom import write_dicom
     (path/'images').mkdir(parents=True)
     for i, name in enumerate(('a.dcm', 'b.dcm', 'c.dcm')):
         pixels = np.arange(64, dtype=np.uint16).reshape(8, 8)*16 + i
@@ -721,8 +724,8 @@ def test_mixed_png_and_dicom_with_a_full_table(tmp_path):
 
 
 def test_duplicates_and_digest_see_dicom_pixels(tmp_path):
-    from chestnb.dicom import write_dicom
-    from chestnb.split import duplicate_images
+    from chestnb.data.dicom import write_dicom
+    from chestnb.data.leakage import duplicate_images
     folder = dicom_folder(tmp_path/'x')
     write_dicom(np.arange(64, dtype=np.uint16).reshape(8, 8)*16, folder/'images/b.dcm', {'PatientID': 'C', 'PatientSex': 'M', 'WindowCenter': 512, 'WindowWidth': 1024})
     assert duplicate_images(ChestDataset(folder)).image.tolist() == ['a.dcm', 'b.dcm']

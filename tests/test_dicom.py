@@ -15,9 +15,9 @@ from pydicom.pixels import apply_windowing
 from pydicom.uid import RLELossless
 
 from chestnb import dicom as dc
-from chestnb.dicom import (describe_dicom, dicom_columns, dicom_row, dicom_size, follow_ups, patient_numbers, read_dicom, view_position,
-                           why_refused, write_dicom)
-from chestnb.files import UserError
+from chestnb.data.dicom import (describe_dicom, dicom_columns, dicom_row, dicom_size, follow_ups, patient_numbers, read_dicom, view_position, why_refused,
+    write_dicom)
+from chestnb.core.errors import UserError
 
 RAMP = np.arange(4096, dtype=np.uint16).reshape(64, 64)
 
@@ -393,7 +393,7 @@ def labelled_folder(folder, **header):
 @pytest.mark.parametrize('labels', [{'a.dcm': 'Mass', 'b.dcm': 'Mass', 'c.png': 'Mass'}, {'a.dcm': 'Mass', 'b.dcm': 'Mass'}])
 @pytest.mark.parametrize('table', ['data.csv', 'other.csv'])
 def test_a_folder_that_mixes_png_and_dicom_is_named_and_no_table_is_blamed(tmp_path, labels, table):
-    from chestnb.dataset import write_dicom_metadata
+    from chestnb.data.dicom_folder import write_dicom_metadata
     folder = labelled_folder(tmp_path/'x')
     (folder/'images/c.png').write_bytes(b'png')
     if table == 'other.csv': (folder/'data.csv').write_text('mine')
@@ -407,7 +407,7 @@ def test_a_folder_that_mixes_png_and_dicom_is_named_and_no_table_is_blamed(tmp_p
     ({}, 'Oedema', "its label: unknown finding 'Oedema'"), ({'PatientSex': 'O'}, 'Mass', "its header, for the column 'Patient Gender': 'O' is none of M, F"),
     ({'ViewPosition': ''}, 'Mass', "its header, for the column 'View Position': '' is none of PA, AP")])
 def test_what_a_table_cannot_hold_names_the_dicom_file(tmp_path, header, label, text):
-    from chestnb.dataset import write_dicom_metadata
+    from chestnb.data.dicom_folder import write_dicom_metadata
     folder = labelled_folder(tmp_path/'x', **header)
     said = message(lambda: write_dicom_metadata(folder, {'a.dcm': 'Mass', 'b.dcm': label}))
     assert said.startswith(f"{folder/'images/b.dcm'}: {text}") and not (folder/'data.csv').exists()

@@ -3,13 +3,17 @@ import json, os, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
 from hypothesis import given, settings, strategies as st
-from chestnb.dataset import ChestDataset
-from chestnb.datablock import XrayAugment, chest_dataloaders, seed_dataloaders
-from chestnb.distributed import ProcessShare, gather, images_per_process, join_processes, loaders_of, lost_process, n_processes
-from chestnb.files import UserError
-from chestnb.metrics import macro_auroc
-from chestnb.split import images_in, patient_split, save_split
-from chestnb.train import load_model, predict
+from chestnb.data.dataset import ChestDataset
+from chestnb.data.augment import XrayAugment
+from chestnb.data.datablock import chest_dataloaders
+from chestnb.data.loaders import seed_dataloaders
+from chestnb.model.distributed import ProcessShare, gather, images_per_process, join_processes, loaders_of, lost_process, n_processes
+from chestnb.core.errors import UserError
+from chestnb.evaluation.metrics import macro_auroc
+from chestnb.data.parts import images_in, save_split
+from chestnb.data.split import patient_split
+from chestnb.model.runs import load_model
+from chestnb.model.predict import predict
 
 BIN = Path(sys.executable).parent
 ENV = {**os.environ, 'OMP_NUM_THREADS': '1'}

@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 
 from chestnb import eda
-from chestnb.dataset import CLASSES, FINDINGS, is_official_test, nih_metadata
-from chestnb.files import UserError
+from chestnb.data.findings import CLASSES, FINDINGS
+from chestnb.data.nih import is_official_test, nih_metadata
+from chestnb.core.errors import UserError
 
 
 def make_table(*rows):

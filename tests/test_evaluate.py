@@ -10,12 +10,15 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from chestnb.dataset import CLASSES, FINDINGS, FIRST_SYNTHETIC_PATIENT, NO_FINDING
-from chestnb.evaluate import (COLUMNS, IMAGE, ListedError, check_same_labels, compare_models, compare_per_finding, data_note,
-                              interval, patient_bootstrap, plot_roc, prediction_arrays, predictions_frame, prevalence_baseline,
-                              protocol_rows, read_predictions, readable_scores, resample_weights, save_evaluation, score_note,
-                              score_table, threshold_table, write_predictions)
-from chestnb.files import UserError
+from chestnb.data.findings import CLASSES, FINDINGS, FIRST_SYNTHETIC_PATIENT, NO_FINDING
+from chestnb.evaluation.predictions import (COLUMNS, IMAGE, ListedError, data_note, prediction_arrays, predictions_frame, protocol_rows, read_predictions, write_predictions)
+from chestnb.evaluation.comparison import check_same_labels, compare_models, compare_per_finding
+from chestnb.evaluation.resampling import interval, patient_bootstrap, resample_weights
+from chestnb.evaluation.roc import plot_roc
+from chestnb.evaluation.scores import prevalence_baseline, readable_scores, score_note, score_table
+from chestnb.evaluation.results import save_evaluation
+from chestnb.evaluation.operating import threshold_table
+from chestnb.core.errors import UserError
 
 
 def made_up(n_patients=40, per_patient=3, seed=0, prevalence=.25, first=1):
@@ -428,7 +431,7 @@ def test_import_is_light():
 # -- real
 
 def test_published_predictions(shared_nih):
-    from chestnb.dataset import nih_metadata
+    from chestnb.data.nih import nih_metadata
     predictions = read_predictions(shared_nih/'chexnet_predictions.csv')
     metadata = nih_metadata()
     table = metadata[metadata['image'].isin(predictions[IMAGE])]
@@ -582,7 +585,7 @@ def jittered(predictions, seed=0, size=.05):
 
 
 def test_per_finding_comparison(data):
-    from chestnb.resampling import bootstrap_p, delong, difference_test, holm
+    from chestnb.evaluation.resampling import bootstrap_p, delong, difference_test, holm
     table, predictions = data
     other = jittered(predictions)
     frame = compare_per_finding(predictions, other, table, 150, seed=2, disable=True)
@@ -662,7 +665,7 @@ def test_other_labels_are_listed(data):
 
 def test_label_releases_of_real_tables(shared_nih):
     "The two NIH releases differ in Pneumonia and others: a comparison across them is refused and named."
-    from chestnb.dataset import nih_metadata
+    from chestnb.data.nih import nih_metadata
     table = nih_metadata().head(3000)
     older = table.assign(Pneumonia=table['Pneumonia'] & (table['image'] != table.loc[table['Pneumonia'], 'image'].iloc[0]))
     with pytest.raises(ListedError, match='label releases: 2020 and subset/unknown'): check_same_labels(table, older)

@@ -23,11 +23,18 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 import chestnb.fetch as fetch
-from chestnb.dataset import ChestDataset, FINDINGS, NO_FINDING, is_official_test, nih_metadata, patients_unknown, read_metadata
-from chestnb.fetch import (FetchRecord, NIH_ARCHIVES, PartFile, RemoteFile, chestmnist_file, chestmnist_findings, chosen_parts, fetch_chestmnist,
-                           fetch_file, fetch_nih, images_of_parts, npz_stream, request_headers, run_all, unpack, write_ours)
-from chestnb.files import UserError
-from chestnb.split import audit_split, images_in, load_split, official_split, patient_kfold, patient_split, split_report
+from chestnb.data.dataset import ChestDataset
+from chestnb.data.findings import FINDINGS, NO_FINDING
+from chestnb.data.nih import is_official_test, nih_metadata
+from chestnb.data.tables import patients_unknown, read_metadata
+from chestnb.data.download import FetchRecord, PartFile, RemoteFile, fetch_file, request_headers
+from chestnb.data.archives import NIH_ARCHIVES, chosen_parts, fetch_nih, images_of_parts, run_all, unpack, write_ours
+from chestnb.data.chestmnist import chestmnist_file, chestmnist_findings, fetch_chestmnist, npz_stream
+from chestnb.core.errors import UserError
+from chestnb.data.leakage import audit_split
+from chestnb.data.parts import images_in, load_split
+from chestnb.data.official import official_split
+from chestnb.data.split import patient_kfold, patient_split, split_report
 
 sys.path.insert(0, str(Path(__file__).parent))
 from faulty_server import FaultyServer, wait_until
@@ -510,7 +517,7 @@ def test_too_little_room_is_said_before_anything_is_transferred(small, monkeypat
 CLIENT = '''
 import json, sys
 import chestnb.fetch as fetch
-from chestnb.dataset import nih_metadata
+from chestnb.data.nih import nih_metadata
 fetch.FIRST_WAIT = .001
 given = json.loads(sys.argv[1])
 nih = nih_metadata()
@@ -980,7 +987,7 @@ def test_npz_is_read_like_numpy_reads_it(tmp_path, compressed):
 
 
 def test_unknown_is_all_or_nothing(tmp_path, table):
-    from chestnb.dataset import MAY_BE_UNKNOWN, METADATA_COLUMNS, write_metadata
+    from chestnb.data.tables import MAY_BE_UNKNOWN, METADATA_COLUMNS, write_metadata
     write_metadata(table, tmp_path/'data.csv')
     frame = pd.read_csv(tmp_path/'data.csv', dtype=str, keep_default_na=False)
     for name in MAY_BE_UNKNOWN:
@@ -997,7 +1004,7 @@ def test_unknown_is_all_or_nothing(tmp_path, table):
 
 
 def test_the_commands_call_these_functions(small, mnist, monkeypatch, capsys):
-    from chestnb.commands import chestnb_chestmnist, chestnb_nih
+    from chestnb.commands.data import chestnb_chestmnist, chestnb_nih
     monkeypatch.setattr(fetch, 'NIH_ARCHIVES', small.archives)
     monkeypatch.setattr(fetch, 'nih_metadata', lambda: small.table.copy())
     monkeypatch.setattr(fetch, 'official_split', lambda table: pd.DataFrame({'image': table.image, 'patient_id': table.patient_id, 'part': 'train'}))

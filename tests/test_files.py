@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from chestnb.files import write_text, written_together
+from chestnb.core.files import write_text, written_together
 
 
 def contents(folder): return {path.name: path.read_text() for path in folder.iterdir()}

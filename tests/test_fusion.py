@@ -2,11 +2,14 @@
 import json, math, time
 import numpy as np, pytest, torch, torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
-from chestnb.files import UserError
+from chestnb.core.errors import UserError
 from chestnb import fusion
-from chestnb.fusion import (ATTENTIONS, LOSSES, REFERENCE_FUSION, SMALL_FUSION, Asymmetric, BCE, Branch, Focal, FusionModel,
-                            align_grids, branch_config, check_backbone, draw_architecture, fusion_parameter_groups,
-                            layer_table, make_attention, make_loss, position_code, set_prior)
+from chestnb.model.attention import ATTENTIONS, make_attention, position_code
+from chestnb.model.losses import LOSSES, Asymmetric, BCE, Focal, make_loss
+from chestnb.model.config import REFERENCE_FUSION, SMALL_FUSION
+from chestnb.model.backbones import Branch, check_backbone
+from chestnb.model.fusion import FusionModel, align_grids, branch_config, fusion_parameter_groups, set_prior
+from chestnb.model.drawing import draw_architecture, layer_table
 
 ALL = ATTENTIONS + ('none',)
 PAIRS = {'different widths': (('test_resnet', 'test_byobnet'), -1),
@@ -252,6 +255,6 @@ def test_a_few_steps_lower_the_loss(attention):
 
 def test_every_attention_head_knows_the_place():
     "Two cells of the same look are told apart by each head, whichever row or column they differ in."
-    from chestnb.fusion import position_code
+    from chestnb.model.attention import position_code
     code = position_code(8, 4, 4).repeat(4, 1, 1).reshape(4, 8, 4, 4)
     for head in code: assert not torch.allclose(head[:, 0, 0], head[:, 1, 0]) and not torch.allclose(head[:, 0, 0], head[:, 0, 1])

@@ -5,13 +5,17 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
-from chestnb.dataset import FINDINGS, NIH_HEADER, ChestDataset, image_size, nih_boxes, write_boxes
-from chestnb.files import UserError
-from chestnb.localisation import (IOBB_THRESHOLDS, MEASURES, baseline_scores, box_mask, box_pairs, box_targets, boxes_on_map,
-                                  centre_prior, check_boxes_unseen, localisation_differences, localisation_table, map_region,
-                                  masks_on_map, overlap, pointing_hit, random_maps, random_scores, readable_localisation,
-                                  scale_boxes, score_maps, structure_table, upsample_grid, usual_place)
-from chestnb.split import images_in, official_split, patient_split
+from chestnb.data.findings import FINDINGS
+from chestnb.data.tables import NIH_HEADER
+from chestnb.data.dataset import ChestDataset, image_size
+from chestnb.data.boxes import nih_boxes, write_boxes
+from chestnb.core.errors import UserError
+from chestnb.evaluation.localisation import (IOBB_THRESHOLDS, LOCALISATION_MEASURES, baseline_scores, box_mask, box_pairs, box_targets, boxes_on_map, centre_prior,
+    check_boxes_unseen, localisation_differences, localisation_table, map_region, masks_on_map, overlap, pointing_hit, random_maps,
+    random_scores, readable_localisation, scale_boxes, score_maps, structure_table, upsample_grid, usual_place)
+from chestnb.data.parts import images_in
+from chestnb.data.official import official_split
+from chestnb.data.split import patient_split
 
 
 def frame(*boxes): return pd.DataFrame(boxes, columns=['x', 'y', 'width', 'height'], dtype=float)
@@ -33,7 +37,7 @@ def case(embedded):
 @given(st.integers(20, 200), st.integers(20, 200), st.integers(8, 96), st.data())
 def test_box_goes_where_the_pixels_go(height, width, size, data):
     "A white box on a black image, padded by the reader's own function and shrunk exactly, covers the same part of each pixel."
-    from chestnb.datablock import pad_to_square
+    from chestnb.data.pack import pad_to_square
     x, y = data.draw(st.integers(0, width - 2)), data.draw(st.integers(0, height - 2))
     w, h = data.draw(st.integers(1, width - x)), data.draw(st.integers(1, height - y))
     pixels = np.zeros((height, width), np.uint8)
@@ -53,7 +57,7 @@ def test_box_goes_where_the_pixels_go(height, width, size, data):
 @pytest.mark.parametrize('shape', [(100, 200), (200, 100), (101, 64), (64, 64)])
 def test_targets_follow_the_reader_on_images_that_are_not_square(tmp_path, shape):
     "A data set with a bright rectangle where its box is: the brightest part of what the model sees is the target."
-    from chestnb.datablock import GreyImages
+    from chestnb.data.items import GreyImages
     height, width = shape
     (tmp_path/'images').mkdir()
     pixels = np.full(shape, 20, np.uint8)
@@ -80,7 +84,7 @@ def test_crop_moves_and_clips():
 @given(st.integers(20, 120), st.integers(20, 120), st.integers(8, 64), st.data())
 def test_box_follows_the_lung_crop(height, width, size, data):
     "Cut out first, then padded and shrunk: the part of the box that is left lies where the function says."
-    from chestnb.datablock import pad_to_square
+    from chestnb.data.pack import pad_to_square
     left, upper = data.draw(st.integers(0, width//2)), data.draw(st.integers(0, height//2))
     crop = (left, upper, data.draw(st.integers(left + 5, width)), data.draw(st.integers(upper + 5, height)))
     x, y = data.draw(st.integers(0, crop[2] - 1)), data.draw(st.integers(0, crop[3] - 1))
@@ -214,7 +218,7 @@ def test_thresholds_are_strict():
     target = np.zeros((1, 10, 10), bool); target[0, :, :5] = True
     scores = score_maps(np.ones((1, 10, 10)), target)                         # IoBB is exactly .5
     assert scores['T(IoBB) 0.25'][0] == 1 and scores['T(IoBB) 0.5'][0] == 0
-    assert list(scores.columns) == list(MEASURES) and IOBB_THRESHOLDS == (.1, .25, .5, .75, .9)
+    assert list(scores.columns) == list(LOCALISATION_MEASURES) and IOBB_THRESHOLDS == (.1, .25, .5, .75, .9)
 
 
 @pytest.mark.parametrize('bad', [np.nan, np.inf, -1.])
@@ -298,7 +302,7 @@ def test_table_against_a_plain_loop(case):
 
 def test_a_finding_of_one_patient_has_no_interval():
     pairs = pd.DataFrame({'image': list('abcd'), 'finding': ['Mass', 'Mass', 'Hernia', 'Mass'], 'patient_id': [1, 1, 2, 3]})
-    scores = pd.DataFrame(np.random.default_rng(0).random((4, len(MEASURES))), columns=MEASURES)
+    scores = pd.DataFrame(np.random.default_rng(0).random((4, len(LOCALISATION_MEASURES))), columns=LOCALISATION_MEASURES)
     table = localisation_table({'m': scores}, pairs, n_resamples=200).query("measure == 'pointing'").set_index('finding')
     assert np.isfinite(table.value).all()
     assert table.low.isna().to_dict() == {'Mass': False, 'Hernia': True, 'macro': True, 'all pairs': False}
@@ -307,7 +311,7 @@ def test_a_finding_of_one_patient_has_no_interval():
 
 def test_an_interval_of_no_width_is_not_shown():
     pairs = pd.DataFrame({'image': list('abcdef'), 'finding': ['Mass']*3 + ['Edema']*3, 'patient_id': [1, 2, 3, 1, 2, 3]})
-    scores = pd.DataFrame(np.array([1., 1, 1, 0, .5, 1])[:, None].repeat(len(MEASURES), 1), columns=MEASURES)
+    scores = pd.DataFrame(np.array([1., 1, 1, 0, .5, 1])[:, None].repeat(len(LOCALISATION_MEASURES), 1), columns=LOCALISATION_MEASURES)
     table = localisation_table({'m': scores}, pairs, n_resamples=200)
     text = readable_localisation(table)
     assert text.loc['Mass', 'm'] == '1.00' and text.loc['Edema', 'm'].startswith('0.50 [')

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from chestnb.files import UserError
-from chestnb.metrics import (RankedScores, absent_findings, auroc, auroc_by_pairs, auroc_per_finding, average_precision,
-                             average_precision_per_finding, macro_auroc, mean_ranks, roc_points, weighted_scores)
+from chestnb.core.errors import UserError
+from chestnb.evaluation.metrics import (RankedScores, absent_findings, auroc, auroc_by_pairs, auroc_per_finding, average_precision, average_precision_per_finding,
+    macro_auroc, mean_ranks, roc_points, weighted_scores)
 
 
 @st.composite

@@ -17,11 +17,14 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 import chestnb.pack as module
-from chestnb.commands import chestnb_pack, pack_sizes
-from chestnb.dataset import FINDINGS, ChestDataset, read_image, write_metadata
-from chestnb.files import UserError
-from chestnb.pack import (PACK_CHUNK, Pack, block_shuffle, find_pack, grey_square, pack_images, pack_key, pack_recipe, pad_to_square,
-                          read_record, sound_chunks, source_state, verified_pack, verify_pack)
+from chestnb.commands.data import chestnb_pack, pack_sizes
+from chestnb.data.findings import FINDINGS
+from chestnb.data.dataset import ChestDataset
+from chestnb.data.images import read_image
+from chestnb.data.tables import write_metadata
+from chestnb.core.errors import UserError
+from chestnb.data.pack import (PACK_CHUNK, Pack, block_shuffle, find_pack, grey_square, pack_images, pack_key, pack_recipe, pad_to_square, read_record,
+    sound_chunks, source_state, verified_pack, verify_pack)
 
 N = 150  # images of the folder below: three chunks, the last one short
 
@@ -151,8 +154,8 @@ def test_every_pixel_is_that_of_the_file(dataset, size, workers):
 
 def test_real_originals_within_one_grey_level_of_the_loader(shared_nih, tmp_path):
     import pandas as pd
-    from chestnb.datablock import GreyImages
-    from chestnb.dataset import nih_metadata
+    from chestnb.data.items import GreyImages
+    from chestnb.data.nih import nih_metadata
     (tmp_path/'images').symlink_to(shared_nih/'originals_1024')
     table = nih_metadata()
     table[table.image.isin(os.listdir(shared_nih/'originals_1024'))].pipe(write_metadata, tmp_path/'data.csv')
@@ -255,7 +258,7 @@ def decoded_in_chunk(dataset, chunk):
 SLOW = '''
 import sys, time
 import chestnb.pack as pack
-from chestnb.dataset import ChestDataset
+from chestnb.data.dataset import ChestDataset
 quick = pack.grey_square
 pack.grey_square = lambda *given: time.sleep(.01) or quick(*given)
 pack.pack_images(ChestDataset(sys.argv[1]), 32, workers=int(sys.argv[2]), progress=False)

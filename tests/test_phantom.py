@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from chestnb.dataset import (FINDINGS, FIRST_SYNTHETIC_PATIENT, STRUCTURES, ChestDataset, decode_mask,
-                             embedded_dataset, read_metadata, read_segmentation)
-from chestnb.files import UserError
-from chestnb.phantom import (LARGEST_NODULE, Anatomy, cohort_table, make_cohort, make_patient, patient_anatomy,
-                             patient_visits, render)
+from chestnb.data.findings import FINDINGS, FIRST_SYNTHETIC_PATIENT, STRUCTURES
+from chestnb.data.dataset import ChestDataset, embedded_dataset
+from chestnb.data.masks import decode_mask, read_segmentation
+from chestnb.data.tables import read_metadata
+from chestnb.core.errors import UserError
+from chestnb.data.phantom.findings import LARGEST_NODULE
+from chestnb.data.phantom.anatomy import Anatomy
+from chestnb.data.phantom.cohort import cohort_table, make_cohort, make_patient, patient_anatomy, patient_visits, render
 
 
 @pytest.fixture(scope='module')

@@ -13,13 +13,19 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from chestnb.dataset import FINDINGS, is_official_test, nih_metadata, read_metadata
-from chestnb.evaluate import COLUMNS, IMAGE, predictions_frame
-from chestnb.files import UserError
+from chestnb.data.findings import FINDINGS
+from chestnb.data.nih import is_official_test, nih_metadata
+from chestnb.data.tables import read_metadata
+from chestnb.evaluation.predictions import COLUMNS, IMAGE, predictions_frame
+from chestnb.core.errors import UserError
 import chestnb.report as report_module
-from chestnb.report import (SECTIONS, TO_BE_FILLED, Report, Study, cell_text, checklist_rows, letters, make_report, make_study, official_part,
-                            plain, plain_names, published_text, rankable, recognise_columns, recognise_predictions, resource_table, split_facts,
-                            too_few_resamples, whole_folder, write_report)
+from chestnb.evaluation.report.cards import SECTIONS, TO_BE_FILLED, checklist_rows
+from chestnb.evaluation.report.document import Report, cell_text
+from chestnb.evaluation.report.study import Study, make_study, official_part, resource_table
+from chestnb.evaluation.report.reading import letters, plain_names, recognise_columns, recognise_predictions
+from chestnb.evaluation.report.page import make_report, plain, whole_folder, write_report
+from chestnb.evaluation.report.models import published_text, too_few_resamples
+from chestnb.evaluation.report.scores import rankable, split_facts
 
 COMMAND = Path(sys.executable).with_name('chestnb_report')
 
@@ -212,7 +218,7 @@ def test_without_validation_nothing_is_chosen(bare):
 
 
 def test_with_validation_thresholds_are_those_of_validation(full, place):
-    from chestnb.thresholds import choose_thresholds
+    from chestnb.evaluation.thresholds import choose_thresholds
     folder, _, test, valid = place
     frame = pd.read_csv(full/'tables'/'thresholds.csv').set_index('finding')
     predictions = recognise_predictions(folder/'valid.csv').predictions

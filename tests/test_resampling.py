@@ -13,10 +13,9 @@ from scipy.stats import binomtest
 from sklearn.metrics import (average_precision_score, brier_score_loss, f1_score, precision_score, recall_score,
                              roc_auc_score)
 
-from chestnb.files import UserError
-from chestnb.resampling import (MEANS, OPERATING, UNITS, bootstrap_p, delong, difference_test, exact_bounds, holm, interval, operating_bootstrap,
-                                operating_columns, operating_scores, patient_bootstrap, placements, present_findings,
-                                resample_weights, resampled_sums, with_means)
+from chestnb.core.errors import UserError
+from chestnb.evaluation.resampling import (MEANS, OPERATING, UNITS, bootstrap_p, delong, difference_test, exact_bounds, holm, interval, operating_bootstrap,
+    operating_columns, operating_scores, patient_bootstrap, placements, present_findings, resample_weights, resampled_sums, with_means)
 
 
 def study(seed=0, n_patients=25, k=3, ties=False, prevalence=.3):
@@ -146,7 +145,7 @@ def test_chunks_do_not_matter():
     many, few = patient_bootstrap(targets, scores, patients, 300), patient_bootstrap(targets, scores, patients, 7)
     number, weights = resample_weights(patients, 300)
     assert many['auroc'].shape == (300, 6) and few['auroc'].shape == (7, 6)
-    from chestnb.metrics import RankedScores, weighted_scores
+    from chestnb.evaluation.metrics import RankedScores, weighted_scores
     whole = weighted_scores(RankedScores(targets[:, 1], scores[:, 1], number, len(weights)), weights)
     np.testing.assert_array_equal(many['auroc'][:, 1], whole[0])
     np.testing.assert_array_equal(patient_bootstrap(targets, scores, patients, 300)['auroc'], many['auroc'])

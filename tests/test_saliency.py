@@ -6,13 +6,15 @@ import torch
 from matplotlib.figure import Figure
 from torchcam.methods import CAM, GradCAM
 
-from chestnb.dataset import FINDINGS, ChestDataset
-from chestnb.files import UserError
-from chestnb.fusion import ATTENTIONS, SMALL_FUSION, FusionModel
-from chestnb.localisation import box_pairs
-from chestnb.saliency import (METHODS, attention_of, cascade_steps, cut_at, draw_map, enlarge, evidence_of, grad_cam, grad_cam_pp,
-                              grid_maps, layer_gradients, looking, map_similarity, pair_maps, randomisation_check, randomised,
-                              saliency_maps)
+from chestnb.data.findings import FINDINGS
+from chestnb.data.dataset import ChestDataset
+from chestnb.core.errors import UserError
+from chestnb.model.attention import ATTENTIONS
+from chestnb.model.config import SMALL_FUSION
+from chestnb.model.fusion import FusionModel
+from chestnb.evaluation.localisation import box_pairs
+from chestnb.model.saliency import (MAP_METHODS, attention_of, cascade_steps, cut_at, draw_map, enlarge, evidence_of, grad_cam, grad_cam_pp, grid_maps,
+    layer_gradients, looking, map_similarity, pair_maps, randomisation_check, randomised, saliency_maps)
 
 SMALL = SMALL_FUSION | dict(reduced_channels=16, branch_stages=-1)
 
@@ -176,7 +178,7 @@ def test_a_model_that_sees_one_bright_spot_points_at_it():
 
 
 def test_all_findings_in_order(model):
-    for method in METHODS:
+    for method in MAP_METHODS:
         if method == 'attention' and model.config['attention'] != 'finding_query': continue
         all_ = saliency_maps(model, batch(), method=method)
         assert all_.shape == (3, 14, 64, 64)

@@ -6,11 +6,13 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image
-from chestnb.dataset import CLASSES, nih_metadata
-from chestnb.files import UserError
-from chestnb.split import (DEFAULT_FRACTIONS, LeakageError, assign_parts, audit_split, check_fractions, deviation, duplicate_images,
-                           image_split, images_in, load_split, match_split, official_split, patient_counts, patient_kfold,
-                           patient_split, rotate_folds, save_split, shared_patients, split_report)
+from chestnb.data.findings import CLASSES
+from chestnb.data.nih import nih_metadata
+from chestnb.core.errors import UserError
+from chestnb.data.parts import DEFAULT_FRACTIONS, check_fractions, images_in, load_split, match_split, save_split, shared_patients
+from chestnb.data.leakage import LeakageError, audit_split, duplicate_images
+from chestnb.data.split import assign_parts, deviation, image_split, patient_counts, patient_kfold, patient_split, rotate_folds, split_report
+from chestnb.data.official import official_split
 
 NIH_LISTS = Path(__file__).resolve().parents[1]/'..'/'shared'/'nih'
 FRACTIONS = st.sampled_from([None, {'train': 0.8, 'test': 0.2}, {'train': 0.5, 'valid': 0.5}, {'train': 0.98, 'valid': 0.01, 'test': 0.01},

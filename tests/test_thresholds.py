@@ -11,13 +11,15 @@ from hypothesis import strategies as st
 from scipy.special import expit
 from sklearn.metrics import confusion_matrix, f1_score, roc_curve
 
-from chestnb.dataset import FINDINGS, FIRST_SYNTHETIC_PATIENT, NO_FINDING, is_official_test, nih_metadata
-from chestnb.evaluate import IMAGE, predictions_frame, read_predictions, threshold_table
-from chestnb.files import UserError
-from chestnb.resampling import resample_weights
-from chestnb.split import LeakageError
-from chestnb.thresholds import (RULES, Thresholds, candidate_thresholds, choose_threshold, choose_thresholds, decision_curve,
-                                default_probabilities, net_benefit, plot_decision_curve, useful_range)
+from chestnb.data.findings import FINDINGS, FIRST_SYNTHETIC_PATIENT, NO_FINDING
+from chestnb.data.nih import is_official_test, nih_metadata
+from chestnb.evaluation.predictions import IMAGE, predictions_frame, read_predictions
+from chestnb.evaluation.operating import threshold_table
+from chestnb.core.errors import UserError
+from chestnb.evaluation.resampling import resample_weights
+from chestnb.data.leakage import LeakageError
+from chestnb.evaluation.thresholds import RULES, Thresholds, candidate_thresholds, choose_threshold, choose_thresholds
+from chestnb.evaluation.decisions import decision_curve, default_probabilities, net_benefit, plot_decision_curve, useful_range
 
 VALUES = {'youden': None, 'sensitivity': .8, 'specificity': .8, 'f1': None, 'cost': 3}
 

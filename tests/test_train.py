@@ -2,13 +2,19 @@
 import json, signal, subprocess, sys
 import numpy as np, pandas as pd, pytest, torch
 from fastai.callback.core import Callback
-from chestnb.dataset import FINDINGS, ChestDataset
-from chestnb.files import UserError
-from chestnb.fusion import SMALL_FUSION
-from chestnb.metrics import macro_auroc
-from chestnb.split import LeakageError, images_in, patient_split
+from chestnb.data.findings import FINDINGS
+from chestnb.data.dataset import ChestDataset
+from chestnb.core.errors import UserError
+from chestnb.model.config import SMALL_FUSION
+from chestnb.evaluation.metrics import macro_auroc
+from chestnb.data.leakage import LeakageError
+from chestnb.data.parts import images_in
+from chestnb.data.split import patient_split
 from chestnb import train as T
-from chestnb.train import TrainConfig, load_model, predict, save_model, train_model
+from chestnb.model.config import TrainConfig
+from chestnb.model.runs import load_model, save_model
+from chestnb.model.predict import predict
+from chestnb.model.train import train_model
 
 TINY = dict(model=dict(branches=['test_resnet', 'test_byobnet'], reduced_channels=8), image_size=64, batch_size=16, epochs=3, seed=3)
 TIMEOUT = 300
@@ -39,8 +45,9 @@ KILLED = '''
 import json, os, signal, sys
 import pandas as pd
 from fastai.callback.core import Callback
-from chestnb.dataset import ChestDataset
-from chestnb.train import TrainConfig, train_model
+from chestnb.data.dataset import ChestDataset
+from chestnb.model.config import TrainConfig
+from chestnb.model.train import train_model
 data, split, out, config = sys.argv[1:]
 class Kill(Callback):
     order = 99
@@ -113,8 +120,9 @@ def test_figures_say_synthetic_and_name_the_best_epoch(finished):
 
 PREDICTS = '''
 import sys
-from chestnb.dataset import ChestDataset
-from chestnb.train import load_model, predict
+from chestnb.data.dataset import ChestDataset
+from chestnb.model.runs import load_model
+from chestnb.model.predict import predict
 folder, data, result, *images = sys.argv[1:]
 predict(load_model(folder), ChestDataset(data), images, progress=False).to_csv(result, index=False)
 '''
@@ -215,9 +223,9 @@ def test_discriminative_rates():
 
 def test_a_changed_image_makes_another_data_set(tmp_path):
     "A run folder is not taken for that of a data set whose pixels changed."
-    from chestnb.dataset import ChestDataset
-    from chestnb.phantom import make_cohort
-    from chestnb.train import files_digest
+    from chestnb.data.dataset import ChestDataset
+    from chestnb.data.phantom.cohort import make_cohort
+    from chestnb.model.runs import files_digest
     folder = make_cohort(tmp_path/'cohort', n_patients=4, size=32, progress=False)
     before = files_digest(ChestDataset(folder))
     assert files_digest(ChestDataset(folder)) == before

@@ -11,16 +11,18 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from sklearn.metrics import roc_auc_score
 
-from chestnb.dataset import FINDINGS, nih_metadata
-from chestnb.evaluate import IMAGE, predictions_frame, read_predictions, score_table
-from chestnb.files import UserError
-from chestnb.resampling import resample_weights
-from chestnb.split import LeakageError
-from chestnb.thresholds import choose_thresholds
-from chestnb.trust import (AGE_EDGES, ANY, EVERYONE, MEASURES, MODEL, NOT_KNOWN, SHORTCUTS, age_bands, first_or_later, group_draws,
-                           named_groups, outcomes, patients_with, plot_shortcuts, plot_subgroups, readable_subgroups,
-                           shortcut_features, shortcut_note, shortcut_predictions, shortcut_table, simulated_predictions,
-                           subgroup_columns, subgroup_note, subgroup_table, threshold_array)
+from chestnb.data.findings import FINDINGS
+from chestnb.data.nih import nih_metadata
+from chestnb.evaluation.predictions import IMAGE, predictions_frame, read_predictions
+from chestnb.evaluation.scores import score_table
+from chestnb.core.errors import UserError
+from chestnb.evaluation.resampling import resample_weights
+from chestnb.data.leakage import LeakageError
+from chestnb.evaluation.thresholds import choose_thresholds
+from chestnb.evaluation.subgroups import (AGE_EDGES, ANY, EVERYONE, SUBGROUP_MEASURES, NOT_KNOWN, age_bands, first_or_later, group_draws, named_groups, outcomes,
+    patients_with, plot_subgroups, readable_subgroups, subgroup_columns, subgroup_note, subgroup_table, threshold_array)
+from chestnb.evaluation.shortcuts import MODEL, SHORTCUTS, plot_shortcuts, shortcut_features, shortcut_note, shortcut_predictions, shortcut_table
+from chestnb.evaluation.simulation import simulated_predictions
 
 
 @pytest.fixture(autouse=True)
@@ -188,7 +190,7 @@ def test_subgroups_equal_the_plain_loop(table, predictions, subgroups, column, g
         targets, values, here = table[finding].to_numpy()[rows], scores[rows], inside[rows]
         draws.append([plain(targets[here], values[here], .3), plain(targets[~here], values[~here], .3)])
     draws, found = np.array(draws), row(subgroups[subgroups['column'] == column], group, finding)
-    for i, name in enumerate(MEASURES):
+    for i, name in enumerate(SUBGROUP_MEASURES):
         for key, values in ((name, draws[:, 0, i]), (f'{name}_difference', draws[:, 0, i] - draws[:, 1, i])):
             low, high = np.nanpercentile(values[1:], [2.5, 97.5])
             if low == high: low = high = np.nan
@@ -215,7 +217,7 @@ def test_the_shape_of_the_table(table, subgroups):
 def test_two_groups_mirror_each_other(subgroups):
     for finding in ('Mass', ANY, 'macro'):
         ap, pa = row(subgroups, 'AP', finding), row(subgroups, 'PA', finding)
-        for name in MEASURES if finding != ANY else MEASURES[1:]:
+        for name in SUBGROUP_MEASURES if finding != ANY else SUBGROUP_MEASURES[1:]:
             np.testing.assert_allclose([ap[f'{name}_difference'], ap[f'{name}_difference_low']],
                                        [-pa[f'{name}_difference'], -pa[f'{name}_difference_high']], atol=1e-12)
             np.testing.assert_allclose(ap[f'{name}_p_holm'], pa[f'{name}_p_holm'], atol=1e-12)
@@ -305,7 +307,7 @@ def test_every_missing_score_has_a_reason(thin):
 
 def test_one_group_has_no_rest(table, predictions):
     frame = subgroup_table(predictions, table.assign(site='only'), columns='site', n_resamples=10)
-    assert frame.loc[frame['group'] == 'only', [f'{name}_difference' for name in MEASURES]].isna().all(axis=None)
+    assert frame.loc[frame['group'] == 'only', [f'{name}_difference' for name in SUBGROUP_MEASURES]].isna().all(axis=None)
     assert frame.loc[(frame['group'] == 'only') & (frame['finding'] == 'macro'), 'auroc'].notna().all()
 
 

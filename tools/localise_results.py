@@ -13,16 +13,22 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from chestnb.dataset import ChestDataset, embedded_dataset, image_size, nih_boxes
-from chestnb.files import UserError, write_csv, write_json
-from chestnb.fusion import SMALL_FUSION
-from chestnb.localisation import (baseline_scores, box_pairs, box_targets, centre_prior, check_boxes_unseen, localisation_differences,
-                                  localisation_table, random_scores, readable_localisation, score_maps, structure_table)
-from chestnb.saliency import pair_maps, randomisation_check
-from chestnb.split import images_in, official_split, patient_split
-from chestnb.train import TrainConfig, train_model
-from chestnb.evaluate import prediction_arrays, point_scores
-from chestnb.train import predict
+from chestnb.data.dataset import ChestDataset, embedded_dataset, image_size
+from chestnb.data.boxes import nih_boxes
+from chestnb.core.errors import UserError
+from chestnb.core.files import write_csv, write_json
+from chestnb.model.config import SMALL_FUSION
+from chestnb.evaluation.localisation import (baseline_scores, box_pairs, box_targets, centre_prior, check_boxes_unseen, localisation_differences, localisation_table,
+    random_scores, readable_localisation, score_maps, structure_table)
+from chestnb.model.saliency import pair_maps, randomisation_check
+from chestnb.data.parts import images_in
+from chestnb.data.official import official_split
+from chestnb.data.split import patient_split
+from chestnb.model.config import TrainConfig
+from chestnb.model.train import train_model
+from chestnb.evaluation.predictions import prediction_arrays
+from chestnb.evaluation.scores import point_scores
+from chestnb.model.predict import predict
 
 MODELS = {'finding_query 8×8': SMALL_FUSION | dict(attention='finding_query', branch_stages=-2),
           'squeeze_excitation 8×8': SMALL_FUSION | dict(branch_stages=-2),

@@ -4,8 +4,9 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from chestnb.dataset import CLASSES, read_metadata
-from chestnb.files import sha256_of, write_text
+from chestnb.data.findings import CLASSES
+from chestnb.data.tables import read_metadata
+from chestnb.core.files import sha256_of, write_text
 
 
 def class_rows(table, boxes):
@@ -46,7 +47,7 @@ nothing about medicine. Not for clinical use.
 ## How it was made
 
 ```python
-from chestnb.phantom import make_cohort
+from chestnb.data.phantom.cohort import make_cohort
 make_cohort('dataset', n_patients=400, size=128, seed=0)
 ```
 
