@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parent))
-import chestnb.fetch as fetch
+import chestnb.data.download as data_download
 from chestnb.data.nih import nih_metadata
 from chestnb.data.download import PartFile
 from chestnb.core.errors import UserError
@@ -88,6 +88,6 @@ def fault_table():
 
 
 if __name__ == '__main__':
-    fetch.FIRST_WAIT = .001
+    data_download.FIRST_WAIT = .001
     frame, size = fault_table()
     print(f'{frame.to_string()}\n\nThe spoilt archive has {size:,} bytes.')

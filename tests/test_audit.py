@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
-from chestnb import audit
+import chestnb.data.audit as data_audit
+import chestnb.data.quarantine as data_quarantine
 from chestnb.data.audit import (KINDS, UNUSABLE_KINDS, audit_images, audit_page, chest_likeness, grey_facts, inspect_image, inspect_images, is_blank, is_inverted,
     is_saturated, near_pairs, write_audit)
 from chestnb.data.quarantine import quarantine, restore
@@ -181,7 +182,7 @@ def test_blank_and_saturated_by_hand():
 
 
 def test_likeness_turns_its_sign_and_ignores_contrast():
-    image = Image.fromarray(np.kron(audit.CHEST_SKETCH*28, np.ones((16, 16))).astype(np.uint8))
+    image = Image.fromarray(np.kron(data_audit.CHEST_SKETCH*28, np.ones((16, 16))).astype(np.uint8))
     assert chest_likeness(image)[0] == pytest.approx(1)
     assert chest_likeness(image.point(lambda v: 255 - v))[0] == pytest.approx(-1)
     assert is_inverted(*chest_likeness(image.point(lambda v: 180 - v//2))) and not is_inverted(*chest_likeness(image.point(lambda v: 20 + v//2)))
@@ -340,7 +341,7 @@ def test_crash_while_restoring(small, monkeypatch, call):
         calls.append(args)
         if len(calls) == call: raise KeyboardInterrupt
         return real(*args)
-    monkeypatch.setattr(audit.os, 'rename', crash)
+    monkeypatch.setattr(os, 'rename', crash)
     with pytest.raises(KeyboardInterrupt): restore(small)
     monkeypatch.undo()
     restore(small)
@@ -349,14 +350,14 @@ def test_crash_while_restoring(small, monkeypatch, call):
 
 KILL = '''
 import os, signal, sys
-from chestnb import audit
-real, calls = audit.rename_within, []
+
+real, calls = data_quarantine.rename_within, []
 def rename(*args):
     real(*args)
     calls.append(1)
     if len(calls) == 2: os.kill(os.getpid(), signal.SIGKILL)
-audit.rename_within = rename
-audit.quarantine(sys.argv[1], audit.audit_images(sys.argv[1], workers=1, progress=False))
+data_quarantine.rename_within = rename
+data_quarantine.quarantine(sys.argv[1], data_audit.audit_images(sys.argv[1], workers=1, progress=False))
 '''
 
 
@@ -413,5 +414,5 @@ def test_command_says_plainly_what_is_wrong(tmp_path, small):
 
 
 def test_import_is_light():
-    code = 'import sys, chestnb.audit; print([m for m in ("torch", "imagehash", "scipy", "jinja2", "pydicom") if m in sys.modules])'
+    code = 'import sys, chestnb.data.audit; print([m for m in ("torch", "imagehash", "scipy", "jinja2", "pydicom") if m in sys.modules])'
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'

@@ -534,7 +534,7 @@ def test_figures(fitted):
 
 
 def test_import_is_light():
-    code = ('import sys, chestnb.calibration; '
+    code = ('import sys, chestnb.evaluation.calibration, chestnb.evaluation.reliability; '
             'print([m for m in ("torch", "sklearn", "matplotlib", "scipy.optimize", "jinja2") if m in sys.modules])')
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'
 

@@ -17,7 +17,7 @@ from chestnb.data.pack import pack_images
 from chestnb.data.leakage import LeakageError
 from chestnb.data.split import image_split, patient_split
 from chestnb.data.parts import images_in
-import chestnb.datablock as datablock
+import chestnb.data.items as data_items
 from chestnb.data.augment import GREY_MEAN, GREY_STD, XrayAugment, affine_maps, sampling_grid
 from chestnb.data.loaders import ChestDL, image_dataloader, image_reader, part_dataloader, seed_dataloaders
 from chestnb.data.items import Findings, FindingNames, GreyImages, lung_box
@@ -115,7 +115,7 @@ def test_reading_by_the_batch_equals_reading_item_by_item(dataset, split, monkey
 
 def test_an_item_transform_is_not_ignored(dataset, split):
     from fastai.data.transforms import Transform
-    def darker(x:datablock.TensorXray): return x//2
+    def darker(x:data_items.TensorXray): return x//2
     block = chest_datablock(dataset, split, image_size=32, augment=False)
     block.new(item_tfms=Transform(darker), batch_tfms=block.batch_tfms)
     names = images_in(split, 'train') + images_in(split, 'valid')
@@ -160,7 +160,7 @@ def test_sampling_grid_is_pytorchs_affine_grid():
 def test_an_asymmetric_image_stays_the_right_way_round():
     image = torch.zeros(300, 1, 32, 32)
     image[:, :, 3:11, 21:29] = 1 # a bright square, top right
-    changed = XrayAugment(seed=3)(datablock.TensorXray(image), split_idx=0)
+    changed = XrayAugment(seed=3)(data_items.TensorXray(image), split_idx=0)
     corners = torch.stack([changed[:, 0, :16, 16:].mean((1, 2)), changed[:, 0, :16, :16].mean((1, 2)),
                            changed[:, 0, 16:, 16:].mean((1, 2)), changed[:, 0, 16:, :16].mean((1, 2))])
     assert (corners.argmax(0) == 0).all()

@@ -10,7 +10,13 @@ from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import arrays, array_shapes
 from PIL import Image
 
-from chestnb import dataset as ds
+import chestnb.data.boxes as data_boxes
+import chestnb.data.dataset as data_dataset
+import chestnb.data.dicom_folder as data_dicom_folder
+import chestnb.data.images as data_images
+import chestnb.data.masks as data_masks
+import chestnb.data.nih as data_nih
+import chestnb.data.tables as data_tables
 from chestnb.data.findings import CLASSES, FINDINGS, NO_FINDING, STRUCTURES
 from chestnb.data.tables import NIH_HEADER
 from chestnb.data.dataset import ChestDataset
@@ -83,21 +89,21 @@ def test_targets_have_the_order_of_findings(folder):
         'byte order mark', 'blank rows at the end', 'label order', 'age with unit', 'whole numbers with a point', 'column order'])
 def test_spellings_of_the_same_table(tmp_path, change):
     header, rows = change(NIH_HEADER, ROWS)
-    plain = ds.read_metadata(make(tmp_path/'plain')/'data.csv')
-    other = ds.read_metadata(make(tmp_path/'other', rows, header)/'data.csv')
+    plain = data_tables.read_metadata(make(tmp_path/'plain')/'data.csv')
+    other = data_tables.read_metadata(make(tmp_path/'other', rows, header)/'data.csv')
     pd.testing.assert_frame_equal(plain, other)
 
 
 def test_windows_line_ends(tmp_path):
-    plain = ds.read_metadata(make(tmp_path/'plain')/'data.csv')
-    windows = ds.read_metadata(make(tmp_path/'windows', ending='\r\n')/'data.csv')
+    plain = data_tables.read_metadata(make(tmp_path/'plain')/'data.csv')
+    windows = data_tables.read_metadata(make(tmp_path/'windows', ending='\r\n')/'data.csv')
     pd.testing.assert_frame_equal(plain, windows)
 
 
 @pytest.mark.parametrize('text, years', [('57', 57), ('058Y', 58), ('058', 58), ('008M', 8/12), ('012D', 12/365.25), ('002W', 14/365.25),
                                          ('414', np.nan), ('414Y', np.nan), ('', np.nan), ('0', 0), ('120', 120), ('121', np.nan)])
 def test_ages(text, years):
-    assert ds.parse_age(text) == pytest.approx(years, nan_ok=True)
+    assert data_tables.parse_age(text) == pytest.approx(years, nan_ok=True)
 
 
 def test_ages_that_are_not_credible_are_counted(folder):
@@ -107,18 +113,18 @@ def test_ages_that_are_not_credible_are_counted(folder):
 
 
 def test_write_metadata_round_trip(tmp_path):
-    table = ds.read_metadata(make(tmp_path, edited(0, ',50,', ',008M,'))/'data.csv')
+    table = data_tables.read_metadata(make(tmp_path, edited(0, ',50,', ',008M,'))/'data.csv')
     table.loc[1, 'age'] = np.nan
-    again = ds.read_metadata(ds.write_metadata(table, tmp_path/'again.csv'))
+    again = data_tables.read_metadata(data_tables.write_metadata(table, tmp_path/'again.csv'))
     pd.testing.assert_frame_equal(table, again)
     assert (tmp_path/'again.csv').read_text().splitlines()[0] == NIH_HEADER
 
 
 def test_write_metadata_refuses_what_cannot_be_read(tmp_path):
-    table = ds.read_metadata(make(tmp_path)/'data.csv')
+    table = data_tables.read_metadata(make(tmp_path)/'data.csv')
     for bad in (table.assign(**{NO_FINDING: True}), table.assign(Mass=False), table.assign(image='a.png'), table.assign(sex='X'),
                 table.assign(image=['../a.png', 'b.png', 'c.png'])):
-        message(lambda: ds.write_metadata(bad, tmp_path/'bad.csv'))
+        message(lambda: data_tables.write_metadata(bad, tmp_path/'bad.csv'))
         assert not (tmp_path/'bad.csv').exists()
 
 
@@ -165,7 +171,7 @@ def test_bad_table(folder, case):
 def test_many_bad_rows_are_counted(tmp_path):
     rows = [f'a{i}.png,Mess,0,1,50,F,PA,1,1,,' for i in range(10)]
     path = write_text(tmp_path/'data.csv', '\n'.join([NIH_HEADER, *rows]))
-    said = message(lambda: ds.read_metadata(path))
+    said = message(lambda: data_tables.read_metadata(path))
     assert 'row 2:' in said and '(and 9 more: rows 3, 4, 5, 6, 7 ...)' in said
 
 
@@ -178,14 +184,14 @@ def test_a_missing_column(folder, column):
 def test_other_bad_files(tmp_path):
     def said(content):
         (tmp_path/'data.csv').write_bytes(content)
-        return message(lambda: ds.read_metadata(tmp_path/'data.csv'))
+        return message(lambda: data_tables.read_metadata(tmp_path/'data.csv'))
     assert 'is empty' in said(b'')
     assert 'no row' in said(NIH_HEADER.encode())
     assert 'semicolons' in said(NIH_HEADER.replace(',', ';').encode())
     assert 'UTF-8' in said(NIH_HEADER.encode() + b'\n\xff\xfe\x00')
     assert 'is there twice' in said((NIH_HEADER + ',Patient ID\n' + ROWS[0] + ',1').encode())
     assert 'not a CSV file' in said(NIH_HEADER.encode() + b'\n"never closed')
-    assert 'no such file' in message(lambda: ds.read_metadata(tmp_path/'nowhere.csv'))
+    assert 'no such file' in message(lambda: data_tables.read_metadata(tmp_path/'nowhere.csv'))
 
 
 # ---------------------------------------------------------------- the folder
@@ -247,7 +253,7 @@ def test_indexing_is_quick(folder):
     "Files are listed, never asked for one by one."
     (folder/'images').mkdir(parents=True)
     for i in range(3000): os.close(os.open(folder/'images'/f'{i:08d}_000.png', os.O_CREAT | os.O_WRONLY))
-    found = ds.find_images(folder)
+    found = data_images.find_images(folder)
     assert len(found) == 3000 and found['00000017_000.png'].endswith('00000017_000.png')
 
 
@@ -257,7 +263,7 @@ def test_indexing_is_quick(folder):
 def test_every_mode_becomes_grey(tmp_path, mode):
     image = Image.fromarray(PIXELS.astype(np.uint16)*257) if mode == 'I;16' else Image.fromarray(PIXELS).convert(mode)
     image.save(tmp_path/'x.png')
-    grey = ds.read_image(tmp_path/'x.png')
+    grey = data_images.read_image(tmp_path/'x.png')
     assert grey.mode == 'L' and grey.size == (64, 48)
     np.testing.assert_array_equal(np.asarray(grey), PIXELS)
 
@@ -266,7 +272,7 @@ def test_every_mode_becomes_grey(tmp_path, mode):
 def test_bit_depths_use_the_whole_range(tmp_path, bits):
     values = np.linspace(0, 2**bits - 1, 64*48).round().astype(np.uint16).reshape(48, 64)
     Image.fromarray(values).save(tmp_path/'x.png')
-    grey = np.asarray(ds.read_image(tmp_path/'x.png'))
+    grey = np.asarray(data_images.read_image(tmp_path/'x.png'))
     assert grey.min() == 0 and grey.max() == 255 and (np.diff(grey.ravel().astype(int)) >= 0).all()
 
 
@@ -287,7 +293,7 @@ def test_check_images_counts(folder):
     assert data.check_images(progress=False) == 3
     for name in NAMES[:2]: (folder/'images'/name).write_bytes(b'')
     assert '(1 more images cannot be read)' in message(lambda: data.check_images(progress=False))
-    assert 'no such image' in message(lambda: ds.read_image(folder/'images'/'nowhere.png'))
+    assert 'no such image' in message(lambda: data_images.read_image(folder/'images'/'nowhere.png'))
 
 
 # ---------------------------------------------------------------- masks
@@ -298,15 +304,15 @@ orders = st.sampled_from(['row', 'column'])
 
 @given(masks, orders)
 def test_run_lengths_round_trip(mask, order):
-    runs = ds.encode_mask(mask, order)
-    np.testing.assert_array_equal(ds.decode_mask(runs, *mask.shape, order), mask)
+    runs = data_masks.encode_mask(mask, order)
+    np.testing.assert_array_equal(data_masks.decode_mask(runs, *mask.shape, order), mask)
     numbers = [int(n) for n in runs.split()]
     assert sum(numbers[1::2]) == mask.sum()
 
 
 @given(masks)
 def test_column_order_is_row_order_of_the_transposed(mask):
-    assert ds.encode_mask(mask, 'column') == ds.encode_mask(mask.T, 'row')
+    assert data_masks.encode_mask(mask, 'column') == data_masks.encode_mask(mask.T, 'row')
 
 
 @given(masks, orders)
@@ -316,7 +322,7 @@ def test_run_lengths_against_a_plain_loop(mask, order):
         if inside and previous: runs[-1][1] += 1
         elif inside: runs.append([place, 1])
         previous = inside
-    assert ds.encode_mask(mask, order) == ' '.join(f'{start} {length}' for start, length in runs)
+    assert data_masks.encode_mask(mask, order) == ' '.join(f'{start} {length}' for start, length in runs)
 
 
 @pytest.mark.parametrize('order', ['row', 'column'])
@@ -325,8 +331,8 @@ def test_empty_full_and_last_pixel(shape, order):
     empty, full, last = np.zeros(shape, bool), np.ones(shape, bool), np.zeros(shape, bool)
     last[-1, -1] = True
     n = shape[0]*shape[1]
-    assert [ds.encode_mask(m, order) for m in (empty, full, last)] == ['', f'1 {n}', f'{n} 1']
-    for mask in (empty, full, last): np.testing.assert_array_equal(ds.decode_mask(ds.encode_mask(mask, order), *shape, order), mask)
+    assert [data_masks.encode_mask(m, order) for m in (empty, full, last)] == ['', f'1 {n}', f'{n} 1']
+    for mask in (empty, full, last): np.testing.assert_array_equal(data_masks.decode_mask(data_masks.encode_mask(mask, order), *shape, order), mask)
 
 
 @pytest.mark.parametrize('runs, reason', [
@@ -335,28 +341,28 @@ def test_empty_full_and_last_pixel(shape, order):
     ('2 4 3 1', 'overlap'), ('8 1 2 1', 'out of order'), ('1 99999999999999999999', 'whole numbers'),
     ('9223372036854775807 9223372036854775807', 'past the last pixel')])
 def test_bad_runs(runs, reason):
-    assert reason in message(lambda: ds.decode_mask(runs, 3, 4))
+    assert reason in message(lambda: data_masks.decode_mask(runs, 3, 4))
 
 
 def test_bad_masks():
-    assert 'two dimensions' in message(lambda: ds.encode_mask(np.zeros((2, 2, 2))))
-    for call in (lambda: ds.encode_mask(np.zeros((2, 2)), 'F'), lambda: ds.decode_mask('', 2, 2, 'F')): assert "expected 'row'" in message(call)
+    assert 'two dimensions' in message(lambda: data_masks.encode_mask(np.zeros((2, 2, 2))))
+    for call in (lambda: data_masks.encode_mask(np.zeros((2, 2)), 'F'), lambda: data_masks.decode_mask('', 2, 2, 'F')): assert "expected 'row'" in message(call)
 
 
 def mask_frame(height=48, width=64, names=NAMES):
     left, right = np.zeros((height, width), bool), np.zeros((height, width), bool)
     left[10:30, 40:60], right[10:30, 5:25] = True, True
-    return pd.DataFrame([{'Image Index': name, 'Dice RCA (Mean)': .9, 'Dice RCA (Max)': .95, 'Landmarks': '1,2,3,4', 'Left Lung': ds.encode_mask(left),
-                          'Right Lung': ds.encode_mask(right), 'Heart': '', 'Height': height, 'Width': width} for name in names])
+    return pd.DataFrame([{'Image Index': name, 'Dice RCA (Mean)': .9, 'Dice RCA (Max)': .95, 'Landmarks': '1,2,3,4', 'Left Lung': data_masks.encode_mask(left),
+                          'Right Lung': data_masks.encode_mask(right), 'Heart': '', 'Height': height, 'Width': width} for name in names])
 
 
 def test_segmentation_round_trip(folder):
     make(folder)
-    path = ds.write_segmentation(mask_frame(), folder/'segmentation.csv')
+    path = data_masks.write_segmentation(mask_frame(), folder/'segmentation.csv')
     first = path.read_bytes()
     assert next(csv.reader([first.decode().splitlines()[0]])) == [
         'Image Index', 'Dice RCA (Mean)', 'Dice RCA (Max)', 'Landmarks', 'Left Lung', 'Right Lung', 'Heart', 'Height', 'Width']
-    assert ds.write_segmentation(ds.read_segmentation(path), path).read_bytes() == first
+    assert data_masks.write_segmentation(data_masks.read_segmentation(path), path).read_bytes() == first
     data = ChestDataset(folder)
     assert data.mask(NAMES[1], 'Left Lung').sum() == 400 and not data.mask(NAMES[1], 'Heart').any()
     assert data.mask(NAMES[1], 'Left Lung')[10:30, 40:60].all()
@@ -366,7 +372,7 @@ def test_segmentation_round_trip(folder):
 def test_segmentation_needs_neither_scores_nor_landmarks(tmp_path):
     frame = mask_frame().drop(columns=['Dice RCA (Mean)', 'Dice RCA (Max)', 'Landmarks']).rename(columns={'Image Index': 'Image ID'})
     frame.to_csv(tmp_path/'segmentation.csv', index=False)
-    read = ds.read_segmentation(tmp_path/'segmentation.csv')
+    read = data_masks.read_segmentation(tmp_path/'segmentation.csv')
     assert list(read.image) == NAMES and read.dice_mean.isna().all() and (read.landmarks == '').all()
 
 
@@ -392,13 +398,13 @@ def test_bad_segmentation(folder):
     assert "row 2: column 'Height'" in said(frame.assign(Height='tall'))
     assert 'plain file name' in said(frame.assign(**{'Image Index': ['../x.png', *NAMES[1:]]}))
     for bad in (past, frame.drop(columns='Heart'), pd.concat([frame, frame[:1]])):
-        message(lambda: ds.write_segmentation(bad, folder/'never.csv'))
+        message(lambda: data_masks.write_segmentation(bad, folder/'never.csv'))
     assert not (folder/'never.csv').exists()
 
 
 def test_resize_segmentation_makes_masks_fit(folder):
-    path = ds.write_segmentation(mask_frame(96, 128), make(folder)/'segmentation.csv')
-    ds.write_segmentation(ds.resize_segmentation(ds.read_segmentation(path), 48, 64), path)
+    path = data_masks.write_segmentation(mask_frame(96, 128), make(folder)/'segmentation.csv')
+    data_masks.write_segmentation(data_masks.resize_segmentation(data_masks.read_segmentation(path), 48, 64), path)
     data = ChestDataset(folder)
     assert data.mask(NAMES[0], 'Left Lung').shape == (48, 64) and data.mask(NAMES[0], 'Left Lung').sum() == 10*10
 
@@ -406,16 +412,16 @@ def test_resize_segmentation_makes_masks_fit(folder):
 def test_masks_may_be_absent(folder):
     data = ChestDataset(make(folder))
     assert 'segmentation.csv' in message(lambda: data.mask(NAMES[0], 'Heart'))
-    ds.write_segmentation(mask_frame(names=NAMES[:1] + ['99999999_000.png']), folder/'segmentation.csv')
+    data_masks.write_segmentation(mask_frame(names=NAMES[:1] + ['99999999_000.png']), folder/'segmentation.csv')
     data = ChestDataset(folder)   # the row about another image is left out
     assert list(data.segmentation.image) == NAMES[:1] and 'has no row' in message(lambda: data.mask(NAMES[1], 'Heart'))
 
 
 def test_draw_masks_has_a_legend():
     from matplotlib.figure import Figure
-    ax = ds.draw_masks(Image.fromarray(PIXELS), {s: np.eye(48, 64, dtype=bool) for s in STRUCTURES}, Figure().subplots())
+    ax = data_masks.draw_masks(Image.fromarray(PIXELS), {s: np.eye(48, 64, dtype=bool) for s in STRUCTURES}, Figure().subplots())
     assert [text.get_text() for text in ax.get_legend().get_texts()] == list(STRUCTURES)
-    assert 'Resize' in message(lambda: ds.draw_masks(PIXELS, {'Heart': np.eye(3, dtype=bool)}, Figure().subplots()))
+    assert 'Resize' in message(lambda: data_masks.draw_masks(PIXELS, {'Heart': np.eye(3, dtype=bool)}, Figure().subplots()))
 
 
 # ---------------------------------------------------------------- boxes
@@ -424,42 +430,42 @@ BOXES = pd.DataFrame({'image': NAMES[:2], 'finding': ['Mass', 'Infiltration'], '
 
 
 def test_boxes_round_trip(folder):
-    path = ds.write_boxes(BOXES, make(folder)/'boxes.csv')
+    path = data_boxes.write_boxes(BOXES, make(folder)/'boxes.csv')
     assert path.read_text().splitlines()[0] == 'Image Index,Finding Label,Bbox [x,y,w,h],,,' and 'Infiltrate,' in path.read_text()
-    pd.testing.assert_frame_equal(ds.read_boxes(path), BOXES)
+    pd.testing.assert_frame_equal(data_boxes.read_boxes(path), BOXES)
     assert list(ChestDataset(folder).boxes.finding) == ['Mass', 'Infiltration']
-    assert len(ds.read_boxes(ds.write_boxes(BOXES[:0], folder/'none.csv'))) == 0
+    assert len(data_boxes.read_boxes(data_boxes.write_boxes(BOXES[:0], folder/'none.csv'))) == 0
 
 
 @pytest.mark.parametrize('header', ['Image Index,Finding Label,Bbox [x,y,w,h],,,', 'Image Index,Finding Label,Bbox [x,y,w,h]',
                                     'Image Index,Finding Label,x,y,w,h'])
 def test_box_headers(tmp_path, header):
     path = write_text(tmp_path/'boxes.csv', f'{header}\na.png,Infiltrate,1,2,3,4\n')
-    assert ds.read_boxes(path).to_dict('records') == [dict(image='a.png', finding='Infiltration', x=1, y=2, width=3, height=4)]
+    assert data_boxes.read_boxes(path).to_dict('records') == [dict(image='a.png', finding='Infiltration', x=1, y=2, width=3, height=4)]
 
 
 def test_quoted_box_cells(tmp_path):
     path = write_text(tmp_path/'boxes.csv', 'Image Index,Finding Label,"Bbox [x,y,w,h]"\na.png,Mass,"[1,2,3,4]"\n')
-    assert ds.read_boxes(path).iloc[0].tolist() == ['a.png', 'Mass', 1, 2, 3, 4]
+    assert data_boxes.read_boxes(path).iloc[0].tolist() == ['a.png', 'Mass', 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize('row, reason', [('a.png,Tumour,1,2,3,4', "unknown finding 'Tumour'"), ('a.png,Mass,1,2,0,4', "'0' is not a size"),
                                          ('a.png,Mass,-1,2,3,4', "'-1' is not a coordinate"), ('a.png,Mass,one,2,3,4', "'one' is not a coordinate"),
                                          ('../a.png,Mass,1,2,3,4', 'not a plain file name'), ('a.png,Mass,1,2,3', 'has 5 cells')])
 def test_bad_boxes(tmp_path, row, reason):
-    path = write_text(tmp_path/'boxes.csv', f'{ds.BOX_HEADER}\nb.png,Mass,1,2,3,4\n{row}\n')
-    said = message(lambda: ds.read_boxes(path))
+    path = write_text(tmp_path/'boxes.csv', f'{data_boxes.BOX_HEADER}\nb.png,Mass,1,2,3,4\n{row}\n')
+    said = message(lambda: data_boxes.read_boxes(path))
     assert said.startswith(f'{path}, row 3') and reason in said
     write_text(path, 'a,b,c\n1,2,3\n')
-    assert 'row 1' in message(lambda: ds.read_boxes(path)) and ds.BOX_HEADER in message(lambda: ds.read_boxes(path))
+    assert 'row 1' in message(lambda: data_boxes.read_boxes(path)) and data_boxes.BOX_HEADER in message(lambda: data_boxes.read_boxes(path))
 
 
 def test_boxes_lie_inside_and_nih_boxes_are_scaled(folder):
-    ds.write_boxes(BOXES.assign(width=[100, 64]), make(folder)/'boxes.csv')
+    data_boxes.write_boxes(BOXES.assign(width=[100, 64]), make(folder)/'boxes.csv')
     said = message(lambda: ChestDataset(folder))
     assert f"{folder/'boxes.csv'}, row 2: the box reaches past the image" in said and 'BBox_List_2017.csv' in said
     (folder/'boxes.csv').unlink()
-    ds.write_boxes(BOXES.assign(x=512., y=512., width=512., height=512.), folder/'BBox_List_2017.csv')
+    data_boxes.write_boxes(BOXES.assign(x=512., y=512., width=512., height=512.), folder/'BBox_List_2017.csv')
     assert ChestDataset(folder).boxes[['x', 'y', 'width', 'height']].values.tolist() == [[32, 24, 32, 24]]*2
 
 
@@ -474,8 +480,8 @@ def test_unknown_names(folder):
 
 
 def test_subset_keeps_order_and_follows_through(folder):
-    ds.write_segmentation(mask_frame(), make(folder)/'segmentation.csv')
-    ds.write_boxes(BOXES, folder/'boxes.csv')
+    data_masks.write_segmentation(mask_frame(), make(folder)/'segmentation.csv')
+    data_boxes.write_boxes(BOXES, folder/'boxes.csv')
     data = ChestDataset(folder)
     part = data.subset([NAMES[2], NAMES[0]])
     assert list(part.table.image) == [NAMES[2], NAMES[0]] and len(part.boxes) == 1 and len(part.segmentation) == 2
@@ -508,24 +514,24 @@ def test_who_is_synthetic(tmp_path):
 
 def test_embedded_dataset_is_found(folder, monkeypatch, tmp_path, embedded):
     monkeypatch.setenv('CHESTNB_DATA', str(make(folder)))
-    assert ds.embedded_dataset() == folder
+    assert data_dataset.embedded_dataset() == folder
     monkeypatch.setenv('CHESTNB_DATA', str(tmp_path))
-    assert 'CHESTNB_DATA' in message(ds.embedded_dataset)
+    assert 'CHESTNB_DATA' in message(data_dataset.embedded_dataset)
     monkeypatch.delenv('CHESTNB_DATA')
     make(tmp_path/'project'/'dataset')
     (tmp_path/'project'/'deep'/'er').mkdir(parents=True)
     monkeypatch.chdir(tmp_path/'project'/'deep'/'er')
-    assert ds.embedded_dataset().resolve() == (tmp_path/'project'/'dataset').resolve()
+    assert data_dataset.embedded_dataset().resolve() == (tmp_path/'project'/'dataset').resolve()
     if (embedded/'data.csv').exists():
         monkeypatch.chdir(embedded.parent/'nbs')
-        assert ds.embedded_dataset().resolve() == embedded.resolve()
+        assert data_dataset.embedded_dataset().resolve() == embedded.resolve()
 
 
 def test_no_embedded_dataset(monkeypatch, tmp_path):
     monkeypatch.delenv('CHESTNB_DATA', raising=False)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(ds.importlib.util, 'find_spec', lambda name: type('Spec', (), {'origin': str(tmp_path/'site'/'chestnb'/'__init__.py')}))
-    assert 'chestnb_phantom --to dataset' in message(ds.embedded_dataset)
+    monkeypatch.setattr(data_dataset.importlib.util, 'find_spec', lambda name: type('Spec', (), {'origin': str(tmp_path/'site'/'chestnb'/'__init__.py')}))
+    assert 'chestnb_phantom --to dataset' in message(data_dataset.embedded_dataset)
 
 
 def test_the_embedded_dataset(embedded):
@@ -540,76 +546,76 @@ def test_the_embedded_dataset(embedded):
 # ---------------------------------------------------------------- the real metadata (inside torchxrayvision)
 
 def test_nih_metadata():
-    nih = ds.nih_metadata()
+    nih = data_nih.nih_metadata()
     assert len(nih) == 112_120 and nih.patient_id.nunique() == 30_805 and nih.image.is_unique
     assert {name: int(nih[name].sum()) for name in ('Hernia', 'Pneumonia', 'Infiltration', NO_FINDING)} == {
         'Hernia': 227, 'Pneumonia': 1_431, 'Infiltration': 19_894, NO_FINDING: 60_361}
     assert not nih.isna().any().any() and nih.view_position.value_counts().to_dict() == {'PA': 67_310, 'AP': 44_810}
     nih.loc[0, 'age'] = -1
-    assert ds.nih_metadata().age[0] == 57   # a copy is handed out
+    assert data_nih.nih_metadata().age[0] == 57   # a copy is handed out
 
 
 def test_nih_metadata_round_trip(tmp_path):
-    nih = ds.nih_metadata()
-    pd.testing.assert_frame_equal(ds.read_metadata(ds.write_metadata(nih, tmp_path/'nih.csv')), nih)
+    nih = data_nih.nih_metadata()
+    pd.testing.assert_frame_equal(data_tables.read_metadata(data_tables.write_metadata(nih, tmp_path/'nih.csv')), nih)
 
 
 def test_label_release():
-    nih = ds.nih_metadata()
-    assert ds.label_release(nih) == '2020' and ds.label_release(nih[:1000].reset_index(drop=True)) == '2020'
+    nih = data_nih.nih_metadata()
+    assert data_nih.label_release(nih) == '2020' and data_nih.label_release(nih[:1000].reset_index(drop=True)) == '2020'
     changed = nih.copy()
-    for name, count in ds.COUNTS_2017.items():   # a table with the counts of 2017
+    for name, count in data_nih.COUNTS_2017.items():   # a table with the counts of 2017
         off = changed.index[changed[name]] if changed[name].sum() > count else changed.index[~changed[name]]
         changed.loc[off[:abs(changed[name].sum() - count)], name] ^= True
-    assert ds.label_release(changed) == '2017' and ds.label_release(changed[:60000]) == 'subset/unknown'
-    shared, same = ds.compare_labels(changed)
+    assert data_nih.label_release(changed) == '2017' and data_nih.label_release(changed[:60000]) == 'subset/unknown'
+    shared, same = data_nih.compare_labels(changed)
     assert shared == 112_120 and same < shared
 
 
 def test_nih_boxes():
-    boxes, nih = ds.nih_boxes(), ds.nih_metadata()
+    boxes, nih = data_boxes.nih_boxes(), data_nih.nih_metadata()
     assert boxes.shape == (984, 6) and boxes.image.nunique() == 880 and (boxes.finding == 'Infiltration').sum() == 123
     labels = nih.set_index('image')
     assert all(labels.at[name, finding] for name, finding in zip(boxes.image, boxes.finding))
-    assert ds.is_official_test(nih[nih.image.isin(boxes.image)]).all()
+    assert data_nih.is_official_test(nih[nih.image.isin(boxes.image)]).all()
 
 
 def test_missing_package(monkeypatch):
-    monkeypatch.setattr(ds.importlib.util, 'find_spec', lambda name: None)
-    assert 'pip install torchxrayvision' in message(lambda: ds.torchxrayvision_file('BBox_List_2017.csv.gz'))
+    monkeypatch.setattr(data_dataset.importlib.util, 'find_spec', lambda name: None)
+    assert 'pip install torchxrayvision' in message(lambda: data_tables.torchxrayvision_file('BBox_List_2017.csv.gz'))
 
 
 def test_official_split_counts():
-    nih = ds.nih_metadata()
-    test = ds.is_official_test(nih)
-    assert len(ds.official_test_patients()) == 2_797 and test.dtype == bool
+    nih = data_nih.nih_metadata()
+    test = data_nih.is_official_test(nih)
+    assert len(data_nih.official_test_patients()) == 2_797 and test.dtype == bool
     assert (test.sum(), (~test).sum(), nih.patient_id[~test].nunique()) == (25_596, 86_524, 28_008)
 
 
 # ---------------------------------------------------------------- real material beside the repository
 
 def test_official_split_against_both_lists(shared_nih):
-    nih = ds.nih_metadata()
-    test = ds.is_official_test(nih)
+    nih = data_nih.nih_metadata()
+    test = data_nih.is_official_test(nih)
     assert set(nih.image[test]) == set((shared_nih/'test_list.txt').read_text().split())
     assert set(nih.image[~test]) == set((shared_nih/'train_val_list.txt').read_text().split())
 
 
 def test_fifty_real_masks(shared_nih):
     path = shared_nih/'chexmask_50.csv'
-    frame = ds.read_segmentation(path)
+    frame = data_masks.read_segmentation(path)
     assert len(frame) == 50
     for _, row in frame.iterrows():
-        masks = {s: ds.decode_mask(row[s], row.height, row.width) for s in STRUCTURES}
+        masks = {s: data_masks.decode_mask(row[s], row.height, row.width) for s in STRUCTURES}
         for structure, mask in masks.items():
-            assert mask.shape == (1024, 1024) and ds.encode_mask(mask) == row[structure]
+            assert mask.shape == (1024, 1024) and data_masks.encode_mask(mask) == row[structure]
         centres = {s: np.nonzero(mask)[1].mean() for s, mask in masks.items()}
         assert centres['Left Lung'] > centres['Heart'] > centres['Right Lung']   # the patient's left is on the image's right
 
 
 def test_fifty_real_masks_are_written_back(shared_nih, tmp_path):
     path = shared_nih/'chexmask_50.csv'
-    written = ds.write_segmentation(ds.read_segmentation(path), tmp_path/'segmentation.csv')
+    written = data_masks.write_segmentation(data_masks.read_segmentation(path), tmp_path/'segmentation.csv')
     pd.testing.assert_frame_equal(pd.read_csv(path), pd.read_csv(written))
 
 
@@ -623,21 +629,21 @@ def test_real_originals(shared_nih):
     modes = set()
     for path in sorted((shared_nih/'originals_1024').iterdir()):
         with Image.open(path) as image: modes.add(image.mode)
-        grey = ds.read_image(path)
+        grey = data_images.read_image(path)
         assert grey.mode == 'L' and grey.size == (1024, 1024)
     assert modes == {'L', 'RGBA'}
 
 
 def test_real_boxes_beside_small_images(shared_nih, tmp_path):
     "NIH's own box file, unchanged, beside images of 224 pixels."
-    boxes = ds.nih_boxes()
+    boxes = data_boxes.nih_boxes()
     names = [path.name for path in (shared_nih/'dataset'/'images').iterdir() if path.name in set(boxes.image)][:5]
     if not names: pytest.skip('none of the shared images has a box')
     (tmp_path/'images').mkdir()
     for name in names: shutil.copy(shared_nih/'dataset'/'images'/name, tmp_path/'images'/name)
-    nih = ds.nih_metadata()
-    ds.write_metadata(nih[nih.image.isin(names)], tmp_path/'data.csv')
-    ds.write_boxes(boxes, tmp_path/'BBox_List_2017.csv')
+    nih = data_nih.nih_metadata()
+    data_tables.write_metadata(nih[nih.image.isin(names)], tmp_path/'data.csv')
+    data_boxes.write_boxes(boxes, tmp_path/'BBox_List_2017.csv')
     data = ChestDataset(tmp_path)
     expected = boxes[boxes.image.isin(names)][['x', 'y', 'width', 'height']]*224/1024
     np.testing.assert_allclose(data.boxes[['x', 'y', 'width', 'height']], expected)
@@ -676,7 +682,7 @@ def test_a_table_of_two_columns_is_enough_beside_dicom(tmp_path):
     assert data.targets().sum() == 3 and data.title_note == 'real'
     # linear window 512/1024: ((x - 511.5)/1023 + .5)*255
     assert np.asarray(data.open_image('a.dcm')).ravel()[[0, 1, 32, 63]].tolist() == [0, 4, 128, 251]
-    assert data.check_images(progress=False) == 3 and ds.image_size(tmp_path/'x/images/a.dcm') == (8, 8)
+    assert data.check_images(progress=False) == 3 and data_dataset.image_size(tmp_path/'x/images/a.dcm') == (8, 8)
     assert ChestDataset(dicom_folder(tmp_path/'again')).table.equals(data.table)
 
 
@@ -689,7 +695,7 @@ def test_columns_that_are_there_are_believed(tmp_path):
 
 def test_a_complete_table_never_opens_a_header(tmp_path, monkeypatch):
     folder = dicom_folder(tmp_path/'x', [f'{n}.dcm,Mass,0,{i},50,F,PA,8,8,1,1' for i, n in enumerate('abc', 1)], NIH_HEADER)
-    monkeypatch.setattr(ds, 'dicom_columns', lambda *a, **k: pytest.fail('a header was read'))
+    monkeypatch.setattr(data_dicom_folder, 'dicom_columns', lambda *a, **k: pytest.fail('a header was read'))
     assert len(ChestDataset(folder)) == 3
 
 
@@ -736,12 +742,12 @@ def test_write_dicom_metadata(tmp_path):
     expected = ChestDataset(folder).table
     (folder/'data.csv').unlink()
     labels = {'a.dcm': 'Mass', 'b.dcm': ['Mass', 'Edema'], 'c.dcm': []}
-    assert 'has no label (1 such image)' in message(lambda: ds.write_dicom_metadata(folder, {n: labels[n] for n in ('a.dcm', 'b.dcm')}))
-    assert "'z.dcm' has a label but is not on disk" in message(lambda: ds.write_dicom_metadata(folder, labels | {'z.dcm': 'Mass'}))
-    written = ds.write_dicom_metadata(folder, labels)
+    assert 'has no label (1 such image)' in message(lambda: data_dicom_folder.write_dicom_metadata(folder, {n: labels[n] for n in ('a.dcm', 'b.dcm')}))
+    assert "'z.dcm' has a label but is not on disk" in message(lambda: data_dicom_folder.write_dicom_metadata(folder, labels | {'z.dcm': 'Mass'}))
+    written = data_dicom_folder.write_dicom_metadata(folder, labels)
     text = written.read_text()
     assert text.startswith(NIH_HEADER) and 'A17' not in text and 'B17' not in text
     pd.testing.assert_frame_equal(ChestDataset(folder).table, expected)
-    assert 'not overwritten' in message(lambda: ds.write_dicom_metadata(folder, labels))
-    assert "unknown finding 'Oedema'" in message(lambda: ds.write_dicom_metadata(folder, labels | {'a.dcm': 'Oedema'}, tmp_path/'other.csv'))
+    assert 'not overwritten' in message(lambda: data_dicom_folder.write_dicom_metadata(folder, labels))
+    assert "unknown finding 'Oedema'" in message(lambda: data_dicom_folder.write_dicom_metadata(folder, labels | {'a.dcm': 'Oedema'}, tmp_path/'other.csv'))
     assert not (tmp_path/'other.csv').exists()

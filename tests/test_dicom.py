@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from pydicom.pixels import apply_windowing
 from pydicom.uid import RLELossless
 
-from chestnb import dicom as dc
+import chestnb.data.dicom as data_dicom
 from chestnb.data.dicom import (describe_dicom, dicom_columns, dicom_row, dicom_size, follow_ups, patient_numbers, read_dicom, view_position, why_refused,
     write_dicom)
 from chestnb.core.errors import UserError
@@ -142,7 +142,7 @@ def test_luts_of_other_depths_and_representations(tmp_path):
 @given(arrays(np.uint16, (3, 5), elements=st.integers(0, 4095)), st.integers(0, 4095), st.integers(2, 5000), st.sampled_from(['LINEAR', 'LINEAR_EXACT', 'SIGMOID']))
 def test_window_share_is_pydicoms_over_its_stated_range(pixels, centre, width, shape):
     dicom = header(WindowCenter=centre, WindowWidth=width, VOILUTFunction=shape, PhotometricInterpretation='MONOCHROME2', BitsStored=12, PixelRepresentation=0)
-    share = dc.window_share(dicom, pixels)
+    share = data_dicom.window_share(dicom, pixels)
     assert np.allclose(share, apply_windowing(pixels, dicom)/4095, atol=1e-9)
     assert share.min() >= 0 and share.max() <= 1
 
@@ -349,7 +349,7 @@ def test_row_of_a_full_header(tmp_path):
 
 @pytest.mark.parametrize('born,seen,age', [('19661124', '20261124', '060Y'), ('19661125', '20261124', '059Y'), ('20260825', '20261124', '002M'),
                                            ('20241124', '20261124', '002Y'), ('20270101', '20261124', ''), ('', '20261124', ''), ('19661124', '', '')])
-def test_age_from_two_dates(born, seen, age): assert dc.age_text(header(PatientBirthDate=born, StudyDate=seen)) == age
+def test_age_from_two_dates(born, seen, age): assert data_dicom.age_text(header(PatientBirthDate=born, StudyDate=seen)) == age
 
 
 @given(st.lists(st.text(min_size=1), min_size=1))
@@ -376,7 +376,7 @@ def test_follow_ups_count_within_patients_by_time():
 
 
 def test_import_is_light():
-    code = 'import sys, chestnb.dicom; print([m for m in ("pydicom", "torch", "pandas", "gdcm") if m in sys.modules])'
+    code = 'import sys, chestnb.data.dicom; print([m for m in ("pydicom", "torch", "pandas", "gdcm") if m in sys.modules])'
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'
 
 

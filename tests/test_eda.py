@@ -10,7 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from chestnb import eda
+import chestnb.data.eda as data_eda
+import chestnb.data.followup as data_followup
+import chestnb.data.prevalence as data_prevalence
+import chestnb.data.shift as data_shift
 from chestnb.data.findings import CLASSES, FINDINGS
 from chestnb.data.nih import is_official_test, nih_metadata
 from chestnb.core.errors import UserError
@@ -40,7 +43,7 @@ def close_figures():
 
 
 def test_finding_table_counts_images_and_patients(toy):
-    counts = eda.finding_table(toy)
+    counts = data_eda.finding_table(toy)
     assert list(counts.index[:1]) == ['No Finding'] and len(counts) == 15 and counts.index.is_unique
     assert counts.loc['Mass', ['images', 'patients']].tolist() == [2, 1]
     assert counts.loc['Effusion', ['images', 'patients']].tolist() == [2, 2]
@@ -51,7 +54,7 @@ def test_finding_table_counts_images_and_patients(toy):
 
 
 def test_finding_table_of_the_real_metadata(nih):
-    counts = eda.finding_table(nih)
+    counts = data_eda.finding_table(nih)
     known = {'No Finding': 60361, 'Infiltration': 19894, 'Effusion': 13317, 'Atelectasis': 11559, 'Nodule': 6331,
              'Mass': 5782, 'Pneumothorax': 5302, 'Consolidation': 4667, 'Pleural_Thickening': 3385,
              'Cardiomegaly': 2776, 'Emphysema': 2516, 'Edema': 2303, 'Fibrosis': 1686, 'Pneumonia': 1431, 'Hernia': 227}
@@ -60,26 +63,26 @@ def test_finding_table_of_the_real_metadata(nih):
 
 
 def test_imbalance(toy, nih):
-    assert eda.imbalance_ratio(toy, ('Mass', 'Effusion')) == 1
-    assert math.isinf(eda.imbalance_ratio(toy))
-    assert eda.imbalance_ratio(nih) == pytest.approx(19894 / 227)
-    assert eda.imbalance_ratio(nih, CLASSES) == pytest.approx(60361 / 227)
-    assert eda.batches_without(toy, 2)['Mass'] == pytest.approx((4 / 6) ** 2)
-    assert eda.batches_without(nih, 32)['Hernia'] == pytest.approx(.937, abs=1e-3)
+    assert data_eda.imbalance_ratio(toy, ('Mass', 'Effusion')) == 1
+    assert math.isinf(data_eda.imbalance_ratio(toy))
+    assert data_eda.imbalance_ratio(nih) == pytest.approx(19894 / 227)
+    assert data_eda.imbalance_ratio(nih, CLASSES) == pytest.approx(60361 / 227)
+    assert data_eda.batches_without(toy, 2)['Mass'] == pytest.approx((4 / 6) ** 2)
+    assert data_eda.batches_without(nih, 32)['Hernia'] == pytest.approx(.937, abs=1e-3)
 
 
 def test_labels_per_image(toy, nih):
-    assert eda.labels_per_image(toy)['images'].to_dict() == {0: 3, 1: 2, 2: 1}
+    assert data_eda.labels_per_image(toy)['images'].to_dict() == {0: 3, 1: 2, 2: 1}
     known = {0: 60361, 1: 91324 - 60361, 2: 14306, 3: 4856, 4: 1247, 5: 301, 6: 67, 7: 16, 8: 1, 9: 2}
-    per_image = eda.labels_per_image(nih)
+    per_image = data_eda.labels_per_image(nih)
     assert per_image['images'].to_dict() == known
     assert per_image['share'].sum() == pytest.approx(1)
 
 
 def test_cooccurrence(toy, nih):
-    pair = eda.cooccurrence(toy).set_index(['finding', 'other']).loc[('Effusion', 'Mass')]
+    pair = data_eda.cooccurrence(toy).set_index(['finding', 'other']).loc[('Effusion', 'Mass')]
     assert pair['observed'] == 1 and pair['expected'] == pytest.approx(4 / 6) and pair['ratio'] == pytest.approx(1.5)
-    pairs = eda.cooccurrence(nih)
+    pairs = data_eda.cooccurrence(nih)
     assert len(pairs) == 91
     real = pairs.set_index(['finding', 'other'])
     assert real.loc[('Pneumonia', 'Edema'), 'observed'] == 340
@@ -96,27 +99,27 @@ def test_cooccurrence_within_a_column_removes_its_effect():
     table['view_position'] = np.where(np.arange(len(table)) % 2, 'AP', 'PA')
     chance = np.where(table['view_position'] == 'AP', .3, .03)
     for name in ('Edema', 'Effusion'): table[name] = rng.random(len(table)) < chance
-    ratio = lambda within: eda.cooccurrence(table, within).set_index(['finding', 'other']).loc[('Effusion', 'Edema'), 'ratio']
+    ratio = lambda within: data_eda.cooccurrence(table, within).set_index(['finding', 'other']).loc[('Effusion', 'Edema'), 'ratio']
     assert ratio(None) > 1.5
     assert ratio('view_position') == pytest.approx(1, abs=.1)
 
 
 def test_wilson_interval():
-    low, high = eda.wilson_interval(.5, 100)
+    low, high = data_prevalence.wilson_interval(.5, 100)
     assert (low, high) == pytest.approx((.4038, .5962), abs=1e-4)
-    assert eda.wilson_interval(0., 100) == pytest.approx((0, .0370), abs=1e-4)
-    assert eda.wilson_interval(1., 100)[1] == pytest.approx(1)
-    lows, highs = eda.wilson_interval(np.array([.1, .2]), np.array([50, 500]))
+    assert data_prevalence.wilson_interval(0., 100) == pytest.approx((0, .0370), abs=1e-4)
+    assert data_prevalence.wilson_interval(1., 100)[1] == pytest.approx(1)
+    lows, highs = data_prevalence.wilson_interval(np.array([.1, .2]), np.array([50, 500]))
     assert (lows < [.1, .2]).all() and (highs > [.1, .2]).all()
 
 
 def test_clustered_interval_ignores_copies_and_equals_wilson_for_single_images():
     present, patients = np.array([1, 0, 0, 0] * 25), np.arange(100)
-    once = eda.prevalence_interval(present, patients)
-    copied = eda.prevalence_interval(np.tile(present, 4), np.tile(patients, 4))
+    once = data_prevalence.prevalence_interval(present, patients)
+    copied = data_prevalence.prevalence_interval(np.tile(present, 4), np.tile(patients, 4))
     assert once[:3] == pytest.approx(copied[:3], abs=1e-9)
-    assert once[1:3] == pytest.approx(eda.wilson_interval(.25, 100), abs=2e-3)
-    share, low, high, effective = eda.prevalence_interval(np.zeros(50), np.repeat([1, 2, 3, 4, 5], 10))
+    assert once[1:3] == pytest.approx(data_prevalence.wilson_interval(.25, 100), abs=2e-3)
+    share, low, high, effective = data_prevalence.prevalence_interval(np.zeros(50), np.repeat([1, 2, 3, 4, 5], 10))
     assert share == low == 0 and 0 < high < 1 and effective == 5
 
 
@@ -127,9 +130,9 @@ def test_clustered_interval_covers():
         patients = np.repeat(np.arange(150), rng.integers(1, 12, 150))
         rate = rng.beta(.4, 1.6, 150)[patients]              # mean .2
         present = rng.random(len(patients)) < rate
-        share, low, high, _ = eda.prevalence_interval(present, patients)
+        share, low, high, _ = data_prevalence.prevalence_interval(present, patients)
         hits += low <= .2 <= high
-        low, high = eda.wilson_interval(share, len(patients))
+        low, high = data_prevalence.wilson_interval(share, len(patients))
         naive += low <= .2 <= high
     assert .91 <= hits / 400 <= .98
     assert naive < hits - 40
@@ -137,51 +140,51 @@ def test_clustered_interval_covers():
 
 def test_prevalence_by(toy, nih):
     toy['view_position'] = ['PA', 'AP', 'AP', 'PA', 'PA', 'PA']
-    by_view = eda.prevalence_by(toy, 'view_position').set_index(['view_position', 'finding'])
+    by_view = data_prevalence.prevalence_by(toy, 'view_position').set_index(['view_position', 'finding'])
     assert by_view.loc[('AP', 'Mass'), ['images', 'positives', 'prevalence']].tolist() == [2, 1, .5]
     assert ((by_view['low'] <= by_view['prevalence']) & (by_view['prevalence'] <= by_view['high'])).all()
-    real = eda.prevalence_by(nih, 'view_position').set_index(['view_position', 'finding'])['prevalence']
+    real = data_prevalence.prevalence_by(nih, 'view_position').set_index(['view_position', 'finding'])['prevalence']
     assert real[('AP', 'Edema')] == pytest.approx(.0452, abs=1e-4)
     assert real[('PA', 'Edema')] == pytest.approx(.0041, abs=1e-4)
 
 
 def test_prevalence_by_a_series_and_unknown_group(toy):
     toy.loc[5, 'age'] = np.nan
-    by_age = eda.prevalence_by(toy, eda.age_band(toy['age']), findings=('Mass',))
+    by_age = data_prevalence.prevalence_by(toy, data_prevalence.age_band(toy['age']), findings=('Mass',))
     assert by_age['age_band'].tolist() == ['40–59', 'unknown']
     assert by_age['images'].sum() == len(toy)
 
 
 def test_age_band():
     ages = pd.Series([0, 17, 18, 39, 40, 59.5, 60, 95])
-    assert eda.age_band(ages).tolist() == ['0–17', '0–17', '18–39', '18–39', '40–59', '40–59', '60+', '60+']
-    assert eda.age_band(ages).cat.ordered
-    with pytest.raises(UserError, match='increasing'): eda.age_band(ages, (0, 40, 18))
-    with pytest.raises(UserError, match='youngest age is -3'): eda.age_band(pd.Series([-3.]))
+    assert data_prevalence.age_band(ages).tolist() == ['0–17', '0–17', '18–39', '18–39', '40–59', '40–59', '60+', '60+']
+    assert data_prevalence.age_band(ages).cat.ordered
+    with pytest.raises(UserError, match='increasing'): data_prevalence.age_band(ages, (0, 40, 18))
+    with pytest.raises(UserError, match='youngest age is -3'): data_prevalence.age_band(pd.Series([-3.]))
 
 
 def test_images_per_patient(toy, nih):
-    assert eda.images_per_patient(toy).to_dict() == {1: 3, 3: 2, 2: 1}
-    per_patient = eda.images_per_patient(nih)
+    assert data_followup.images_per_patient(toy).to_dict() == {1: 3, 3: 2, 2: 1}
+    per_patient = data_followup.images_per_patient(nih)
     assert (len(per_patient), per_patient.max(), (per_patient == 1).sum()) == (30805, 184, 17503)
     assert per_patient.mean() == pytest.approx(3.64, abs=.01)
 
 
 def test_consecutive_images_do_not_depend_on_row_order(toy, nih):
-    before, after = eda.consecutive_images(toy.sample(frac=1, random_state=3))
+    before, after = data_followup.consecutive_images(toy.sample(frac=1, random_state=3))
     assert list(zip(before['patient_id'], before['follow_up'], after['follow_up'])) == [(1, 0, 1), (1, 1, 2), (3, 0, 1)]
-    assert len(eda.consecutive_images(nih)[0]) == 112120 - 30805
+    assert len(data_followup.consecutive_images(nih)[0]) == 112120 - 30805
     alone = make_table((1, 0, 'Mass'), (2, 0, 'Mass'))
-    assert [len(part) for part in eda.consecutive_images(alone)] == [0, 0]
-    assert eda.persistence(alone)['persistence'].isna().all()
+    assert [len(part) for part in data_followup.consecutive_images(alone)] == [0, 0]
+    assert data_followup.persistence(alone)['persistence'].isna().all()
 
 
 def test_persistence(toy, nih):
-    result = eda.persistence(toy)
+    result = data_followup.persistence(toy)
     assert result.loc['Mass', 'persistence'] == .5 and result.loc['Effusion', 'persistence'] == 0
     assert result.loc['Effusion', ['appearance', 'new_images']].tolist() == [.5, 1]
     assert np.isnan(result.loc['Hernia', 'persistence'])
-    real = eda.persistence(nih)
+    real = data_followup.persistence(nih)
     assert real.index[0] == 'Pneumothorax' and real.index[-1] == 'Pneumonia'
     assert real.loc['Pneumothorax', 'persistence'] == pytest.approx(.5557, abs=1e-4)
     assert real.loc['Fibrosis', 'persistence'] == pytest.approx(.1967, abs=1e-4)
@@ -189,18 +192,18 @@ def test_persistence(toy, nih):
 
 
 def test_after_first_label(toy, nih):
-    mass = eda.after_first_label(toy).loc['Mass']
+    mass = data_followup.after_first_label(toy).loc['Mass']
     assert mass.tolist() == [2, .5, .5]
-    fibrosis = eda.after_first_label(nih).loc['Fibrosis']
+    fibrosis = data_followup.after_first_label(nih).loc['Fibrosis']
     assert fibrosis['later_images'] == 6511 and fibrosis['labelled_again'] == pytest.approx(.0654, abs=1e-4)
 
 
 def test_split_shift(nih):
     in_test = is_official_test(nih)
-    shift = eda.split_shift(nih, in_test)
+    shift = data_shift.split_shift(nih, in_test)
     assert shift.loc['Pneumothorax', ['train', 'test']].tolist() == pytest.approx([.0305, .1041], abs=1e-4)
     assert (shift.drop('No Finding')['ratio'] > 1).all() and shift.loc['No Finding', 'ratio'] < 1
-    population = eda.population_shift(nih, in_test)
+    population = data_shift.population_shift(nih, in_test)
     assert population.loc['images'].tolist() == [86524, 25596]
     assert population.loc['patients'].tolist() == [28008, 2797]
     assert population.loc['images per patient'].tolist() == pytest.approx([3.09, 9.15], abs=.01)
@@ -209,18 +212,18 @@ def test_split_shift(nih):
 
 @pytest.mark.parametrize('value', [True, False])
 def test_split_shift_needs_both_parts(toy, value):
-    with pytest.raises(UserError, match='both parts'): eda.split_shift(toy, pd.Series(value, toy.index))
+    with pytest.raises(UserError, match='both parts'): data_shift.split_shift(toy, pd.Series(value, toy.index))
 
 
 def test_all_negative_accuracy(toy, nih):
-    assert eda.all_negative_accuracy(toy) == pytest.approx(1 - 4 / (6 * 14))
-    assert eda.all_negative_accuracy(nih) == pytest.approx(.9483, abs=1e-4)
+    assert data_eda.all_negative_accuracy(toy) == pytest.approx(1 - 4 / (6 * 14))
+    assert data_eda.all_negative_accuracy(nih) == pytest.approx(.9483, abs=1e-4)
 
 
 @pytest.mark.parametrize('call', [
-    eda.finding_table, eda.labels_per_image, eda.cooccurrence, eda.images_per_patient, eda.persistence,
-    eda.after_first_label, eda.imbalance_ratio, eda.batches_without, eda.all_negative_accuracy,
-    lambda table: eda.prevalence_by(table, 'sex'), lambda table: eda.split_shift(table, pd.Series(dtype=bool))])
+    data_eda.finding_table, data_eda.labels_per_image, data_eda.cooccurrence, data_followup.images_per_patient, data_followup.persistence,
+    data_followup.after_first_label, data_eda.imbalance_ratio, data_eda.batches_without, data_eda.all_negative_accuracy,
+    lambda table: data_prevalence.prevalence_by(table, 'sex'), lambda table: data_shift.split_shift(table, pd.Series(dtype=bool))])
 def test_bad_tables_are_named(call, toy):
     with pytest.raises(UserError, match='lacks the column'): call(pd.DataFrame({'image': ['a.png']}))
     with pytest.raises(UserError, match='0 rows'): call(toy[:0])
@@ -232,8 +235,8 @@ def nameless(toy): return toy.assign(patient_id=np.nan)
 
 @pytest.mark.filterwarnings('error')
 @pytest.mark.parametrize('call', [
-    eda.check_patients, eda.images_per_patient, eda.consecutive_images, eda.persistence, eda.after_first_label,
-    lambda table: eda.prevalence_by(table, 'sex'), lambda table: eda.plot_images_per_patient(eda.images_per_patient(table))])
+    data_eda.check_patients, data_followup.images_per_patient, data_followup.consecutive_images, data_followup.persistence, data_followup.after_first_label,
+    lambda table: data_prevalence.prevalence_by(table, 'sex'), lambda table: data_followup.plot_images_per_patient(data_followup.images_per_patient(table))])
 def test_unknown_patients_are_refused(call, nameless, toy):
     with pytest.raises(UserError, match=r'patients of 6 of the 6 images are unknown.*`labels_per_image`'): call(nameless)
     one_unknown = toy.assign(patient_id=[1., 1., np.nan, 2., 3., 3.])
@@ -242,30 +245,30 @@ def test_unknown_patients_are_refused(call, nameless, toy):
 
 @pytest.mark.filterwarnings('error')
 def test_unknown_patients_are_not_counted_as_none(nameless, toy):
-    counts, plain = eda.finding_table(nameless), eda.finding_table(toy)
+    counts, plain = data_eda.finding_table(nameless), data_eda.finding_table(toy)
     of_patients = ['patients', 'images_per_patient', 'patient_share']
     assert counts[of_patients].isna().all().all() and plain['patients'].notna().all()
     pd.testing.assert_frame_equal(counts.drop(columns=of_patients), plain.drop(columns=of_patients))
-    assert eda.finding_table(toy.assign(patient_id=[1., 1., np.nan, 2., 3., 3.]))['patients'].isna().all()
-    labels = lambda counts: [text.get_text() for text in eda.plot_finding_counts(counts).get_legend().get_texts()]
+    assert data_eda.finding_table(toy.assign(patient_id=[1., 1., np.nan, 2., 3., 3.]))['patients'].isna().all()
+    labels = lambda counts: [text.get_text() for text in data_eda.plot_finding_counts(counts).get_legend().get_texts()]
     assert labels(counts) == ['images', 'patients: unknown'] and labels(plain) == ['images', 'patients']
-    population = eda.population_shift(nameless, pd.Series([True, False] * 3))
+    population = data_shift.population_shift(nameless, pd.Series([True, False] * 3))
     assert population.loc['images'].tolist() == [3, 3] and population.loc[['patients', 'images per patient']].isna().all().all()
-    with pytest.raises(UserError, match='patient_id is empty for 6 of 6'): eda.prevalence_interval(toy['Mass'], nameless['patient_id'])
-    assert eda.labels_per_image(nameless)['images'].sum() == 6 and len(eda.cooccurrence(nameless)) == 91
+    with pytest.raises(UserError, match='patient_id is empty for 6 of 6'): data_prevalence.prevalence_interval(toy['Mass'], nameless['patient_id'])
+    assert data_eda.labels_per_image(nameless)['images'].sum() == 6 and len(data_eda.cooccurrence(nameless)) == 91
 
 
 def test_every_figure_draws_and_names_its_source(toy, nih):
     toy_and_real = [toy, nih.iloc[:3000]]
     for table in toy_and_real:
         half = pd.Series(np.arange(len(table)) % 2 == 0, table.index)
-        axes = [eda.plot_finding_counts(eda.finding_table(table), 'synthetic'),
-                eda.plot_labels_per_image(eda.labels_per_image(table), 'synthetic'),
-                eda.plot_cooccurrence(eda.cooccurrence(table), 'synthetic'),
-                eda.plot_prevalence(eda.prevalence_by(table, 'sex'), 'By sex', 'synthetic'),
-                eda.plot_images_per_patient(eda.images_per_patient(table), 'synthetic'),
-                eda.plot_persistence(eda.persistence(table), 'synthetic'),
-                eda.plot_split_shift(eda.split_shift(table, half), 'synthetic')]
+        axes = [data_eda.plot_finding_counts(data_eda.finding_table(table), 'synthetic'),
+                data_eda.plot_labels_per_image(data_eda.labels_per_image(table), 'synthetic'),
+                data_eda.plot_cooccurrence(data_eda.cooccurrence(table), 'synthetic'),
+                data_prevalence.plot_prevalence(data_prevalence.prevalence_by(table, 'sex'), 'By sex', 'synthetic'),
+                data_followup.plot_images_per_patient(data_followup.images_per_patient(table), 'synthetic'),
+                data_followup.plot_persistence(data_followup.persistence(table), 'synthetic'),
+                data_shift.plot_split_shift(data_shift.split_shift(table, half), 'synthetic')]
         for ax in axes:
             assert ax.get_title().endswith('(synthetic)')
             assert ax.get_xlabel() or ax.get_xticklabels()
@@ -275,10 +278,10 @@ def test_every_figure_draws_and_names_its_source(toy, nih):
 
 def test_a_given_axes_is_used(toy):
     _, ax = plt.subplots()
-    assert eda.plot_finding_counts(eda.finding_table(toy), ax=ax) is ax
+    assert data_eda.plot_finding_counts(data_eda.finding_table(toy), ax=ax) is ax
     assert ax.get_title() and '(' not in ax.get_title()
 
 
 def test_import_needs_no_torch():
-    code = "import sys, chestnb.eda; assert not {'torch', 'fastai', 'torchxrayvision'} & set(sys.modules)"
+    code = "import sys, chestnb.data.eda; assert not {'torch', 'fastai', 'torchxrayvision'} & set(sys.modules)"
     subprocess.run([sys.executable, '-c', code], check=True)

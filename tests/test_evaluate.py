@@ -405,7 +405,7 @@ def test_files_of_unknown_origin_are_left_alone(data, tmp_path, name, text):
 @pytest.mark.parametrize('step', ['write_csv', 'write_json', 'save_figure', '2nd move', '3rd move'])
 def test_an_evaluation_is_whole_or_the_old_one(data, tmp_path, monkeypatch, step):
     "Whatever fails, the three files that lie there belong together"
-    import chestnb.evaluate as module
+    import chestnb.evaluation.results as module
     table, predictions = data
     save_evaluation(predictions, table, tmp_path/'old', n_resamples=10, disable=True)
     before, moves, plain = contents(tmp_path/'old'), [], os.replace
@@ -423,7 +423,7 @@ def test_an_evaluation_is_whole_or_the_old_one(data, tmp_path, monkeypatch, step
 
 
 def test_import_is_light():
-    code = ('import sys, chestnb.evaluate; heavy = {"torch", "fastai", "torchxrayvision", "matplotlib.pyplot", "sklearn"} & set(sys.modules);'
+    code = ('import sys, chestnb.evaluation.results; heavy = {"torch", "fastai", "torchxrayvision", "matplotlib.pyplot", "sklearn"} & set(sys.modules);'
             'assert not heavy, heavy')
     subprocess.run([sys.executable, '-c', code], check=True)
 

@@ -22,7 +22,9 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
-import chestnb.fetch as fetch
+import chestnb.data.archives as data_archives
+import chestnb.data.chestmnist as data_chestmnist
+import chestnb.data.download as data_download
 from chestnb.data.dataset import ChestDataset
 from chestnb.data.findings import FINDINGS, NO_FINDING
 from chestnb.data.nih import is_official_test, nih_metadata
@@ -54,7 +56,7 @@ def table(nih):
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch): monkeypatch.setattr(fetch, 'FIRST_WAIT', .001)
+def impatient(monkeypatch): monkeypatch.setattr(data_download, 'FIRST_WAIT', .001)
 
 
 def png(seed, side=48):
@@ -163,7 +165,7 @@ def test_what_is_there_is_never_fetched_again(small):
 def test_nothing_is_read_again_either(small, monkeypatch):
     small.fetch()
     (small.folder/'images'/min(small.deal[1])).unlink()          # so that archive 1 is unpacked again
-    monkeypatch.setattr(fetch.hashlib, 'md5', lambda *a, **k: pytest.fail('an archive was hashed again'))
+    monkeypatch.setattr(data_download.hashlib, 'md5', lambda *a, **k: pytest.fail('an archive was hashed again'))
     small.server.forget()
     fetch_nih(small.folder, archives=small.archives, metadata=small.table, progress=False)
     assert not small.server.requests
@@ -190,7 +192,7 @@ def test_a_dry_run_touches_nothing(small, capsys):
 
 
 def test_a_dry_run_on_a_small_disk_prints_the_plan_and_warns(small, monkeypatch, capsys):
-    monkeypatch.setattr(fetch.shutil, 'disk_usage', lambda path: type('', (), {'free': 100})())
+    monkeypatch.setattr(data_download.shutil, 'disk_usage', lambda path: type('', (), {'free': 100})())
     assert small.fetch(dry_run=True) == small.folder
     said = capsys.readouterr().out
     for text in ('images_003.tar.gz', f'to fetch: {sum(small.sizes().values()):,} bytes', 'NIH Clinical Center', 'not a medical device'): assert text in said
@@ -253,7 +255,7 @@ def test_a_lost_archive_is_named_and_the_others_arrive(small, status):
 
 
 def test_wrong_bytes_for_ever(small):
-    small.server.faults['images_001.tar.gz'] = [('wrong bytes', 0)]*fetch.WRONG_TRIES
+    small.server.faults['images_001.tar.gz'] = [('wrong bytes', 0)]*data_download.WRONG_TRIES
     with pytest.raises(UserError, match='3 times the server sent bytes whose MD5 is not'): small.fetch(parts='1')
     assert not (small.folder/'images_001.tar.gz.part').exists() and not (small.folder/'images_001.tar.gz').exists()
     small.fetch(parts='1')
@@ -266,7 +268,7 @@ def test_a_server_that_never_gets_past_the_middle_is_given_up(small):
     small.server.ranges = False
     small.server.faults['images_001.tar.gz'] = [('drop', size//2)]*30
     with pytest.raises(UserError, match='8 attempts brought nothing new'): small.fetch(parts='1')
-    assert len(small.server.requests['images_001.tar.gz']) <= 1 + fetch.FRUITLESS_TRIES
+    assert len(small.server.requests['images_001.tar.gz']) <= 1 + data_download.FRUITLESS_TRIES
     small.server.forget()
     small.server.ranges = True
     small.fetch(parts='1')
@@ -281,8 +283,8 @@ def unplugged(small, url='http://127.0.0.1:9/'):
 
 def count_attempts(monkeypatch):
     "The names asked for, in order."
-    asked, original = [], fetch.fetch_once
-    monkeypatch.setattr(fetch, 'fetch_once', lambda session, remote, *rest: asked.append(remote.name) or original(session, remote, *rest))
+    asked, original = [], data_download.fetch_once
+    monkeypatch.setattr(data_download, 'fetch_once', lambda session, remote, *rest: asked.append(remote.name) or original(session, remote, *rest))
     return asked
 
 
@@ -293,16 +295,16 @@ def test_nobody_listens(small, monkeypatch, capsys):
     assert said.startswith('127.0.0.1:9 cannot be reached: connection refused. Nothing has arrived of images_001.tar.gz, images_002.tar.gz, images_003.tar.gz.')
     assert 'Check the internet connection and the proxy' in said and 'same command' in said and len(said) < 400
     for raw in ('HTTPConnection', 'Errno', 'Max retries', ' object at '): assert raw not in said
-    assert asked == ['images_001.tar.gz']*fetch.FIRST_TRIES + ['images_002.tar.gz', 'images_003.tar.gz']   # no patience for the others
+    assert asked == ['images_001.tar.gz']*data_download.FIRST_TRIES + ['images_002.tar.gz', 'images_003.tar.gz']   # no patience for the others
     told = capsys.readouterr().err
-    assert told.count('connection refused') == fetch.FIRST_TRIES - 1 and 'images_001.tar.gz: connection refused; attempt 2 in' in told
+    assert told.count('connection refused') == data_download.FIRST_TRIES - 1 and 'images_001.tar.gz: connection refused; attempt 2 in' in told
     assert not small.folder.exists()                            # nothing has arrived: nothing is left
     small.fetch()
     small.is_right()
 
 
 def test_no_connection_costs_seconds_not_a_minute(small, monkeypatch):
-    monkeypatch.setattr(fetch, 'FIRST_WAIT', .5)
+    monkeypatch.setattr(data_download, 'FIRST_WAIT', .5)
     started = time.monotonic()
     with pytest.raises(UserError, match='cannot be reached'): small.fetch(archives=unplugged(small))
     assert time.monotonic() - started < 15
@@ -338,34 +340,34 @@ def test_a_proxy_that_is_not_there(small, monkeypatch):
 
 def test_a_line_that_was_there_before_is_waited_for(small, monkeypatch):
     "After an answer, a line that is gone for seven attempts costs patience and nothing else."
-    size, asked, original, gone = small.sizes()[1], [], fetch.fetch_once, [fetch.FRUITLESS_TRIES - 1]
+    size, asked, original, gone = small.sizes()[1], [], data_download.fetch_once, [data_download.FRUITLESS_TRIES - 1]
     def fetch_once(session, remote, part, *rest):
         asked.append(part.n_bytes)
         if part.n_bytes and gone[0]:
             gone[0] -= 1
             remote = unplugged(small)[1]
         return original(session, remote, part, *rest)
-    monkeypatch.setattr(fetch, 'fetch_once', fetch_once)
+    monkeypatch.setattr(data_download, 'fetch_once', fetch_once)
     small.server.faults['images_001.tar.gz'] = [('drop', size//2)]
     small.fetch(parts='1')
     small.is_right([1])
-    assert asked == [0] + [size//2]*fetch.FRUITLESS_TRIES and small.sent()[1] == size
+    assert asked == [0] + [size//2]*data_download.FRUITLESS_TRIES and small.sent()[1] == size
 
 
 def test_a_line_that_stays_away_names_what_is_kept(small, monkeypatch):
-    size, original = small.sizes()[1], fetch.fetch_once
-    monkeypatch.setattr(fetch, 'fetch_once', lambda session, remote, part, *rest:
+    size, original = small.sizes()[1], data_download.fetch_once
+    monkeypatch.setattr(data_download, 'fetch_once', lambda session, remote, part, *rest:
                         original(session, unplugged(small)[1] if part.n_bytes else remote, part, *rest))
     small.server.faults['images_001.tar.gz'] = [('drop', size//2)]
     with pytest.raises(UserError, match=rf'cannot be reached: connection refused\. Kept are {size//2:,} bytes of images_001\.tar\.gz\.'): small.fetch(parts='1')
-    monkeypatch.setattr(fetch, 'fetch_once', original)
+    monkeypatch.setattr(data_download, 'fetch_once', original)
     small.fetch(parts='1')
     small.is_right([1])
     assert small.sent()[1] == size
 
 
 def test_a_server_that_only_fails_is_named_with_its_answer(small, capsys):
-    small.server.faults['images_001.tar.gz'] = [('status', 502)]*fetch.FRUITLESS_TRIES
+    small.server.faults['images_001.tar.gz'] = [('status', 502)]*data_download.FRUITLESS_TRIES
     with pytest.raises(UserError, match=r'images_001\.tar\.gz: 8 attempts brought nothing new \(the server answers 502 Bad Gateway\)\. '
                                         r'Nothing has arrived of images_001\.tar\.gz\.'): small.fetch(parts='1')
     assert 'images_001.tar.gz: the server answers 502 Bad Gateway; attempt 8 in' in capsys.readouterr().err
@@ -455,7 +457,7 @@ def test_disk_full_while_fetching(small, monkeypatch, room):
     monkeypatch.setattr(PartFile, 'append', append)
     with pytest.raises(UserError, match='the disk is full. Nothing is broken'): small.fetch()
     monkeypatch.undo()
-    monkeypatch.setattr(fetch, 'FIRST_WAIT', .001)
+    monkeypatch.setattr(data_download, 'FIRST_WAIT', .001)
     kept = {n: (small.folder/f'{r.name}.part').stat().st_size if (small.folder/f'{r.name}.part').exists() else 0 for n, r in small.archives.items()}
     small.server.forget()
     small.fetch()
@@ -466,7 +468,7 @@ def test_disk_full_while_fetching(small, monkeypatch, room):
 
 
 def test_disk_full_while_unpacking(small, monkeypatch):
-    written, original = [], fetch.Path.write_bytes
+    written, original = [], Path.write_bytes
     def write_bytes(self, content):
         if self.name.endswith('.tmp') and 'png' in self.name:
             written.append(self.name)
@@ -474,7 +476,7 @@ def test_disk_full_while_unpacking(small, monkeypatch):
                 original(self, content[:10])
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
         return original(self, content)
-    monkeypatch.setattr(fetch.Path, 'write_bytes', write_bytes)
+    monkeypatch.setattr(Path, 'write_bytes', write_bytes)
     with pytest.raises(UserError, match='the disk is full'): small.fetch(connections=1)
     assert not list((small.folder/'images').glob('.*')) and len(list((small.folder/'images').iterdir())) == 4
     monkeypatch.undo()
@@ -506,7 +508,7 @@ def test_a_real_full_disk(small, tmp_path):
 
 
 def test_too_little_room_is_said_before_anything_is_transferred(small, monkeypatch):
-    monkeypatch.setattr(fetch.shutil, 'disk_usage', lambda path: type('', (), {'free': 100})())
+    monkeypatch.setattr(data_download.shutil, 'disk_usage', lambda path: type('', (), {'free': 100})())
     with pytest.raises(UserError, match='GB are needed at most, 0.0 GB are free'): small.fetch()
     assert not small.server.requests
 
@@ -516,12 +518,12 @@ def test_too_little_room_is_said_before_anything_is_transferred(small, monkeypat
 
 CLIENT = '''
 import json, sys
-import chestnb.fetch as fetch
+
 from chestnb.data.nih import nih_metadata
-fetch.FIRST_WAIT = .001
+data_download.FIRST_WAIT = .001
 given = json.loads(sys.argv[1])
 nih = nih_metadata()
-fetch.fetch_nih(given['to'], archives={int(n): fetch.RemoteFile(**r) for n, r in given['archives'].items()},
+data_archives.fetch_nih(given['to'], archives={int(n): data_download.RemoteFile(**r) for n, r in given['archives'].items()},
                 metadata=nih[nih.image.isin(given['images'])].reset_index(drop=True), progress=False)
 '''
 
@@ -582,7 +584,7 @@ def test_ctrl_c_leaves_a_state_to_go_on_from(small):
 
 def test_two_runs_in_one_folder(small):
     small.folder.mkdir()
-    with fetch.folder_lock(small.folder):
+    with data_archives.folder_lock(small.folder):
         with pytest.raises(UserError, match='another run is at work'): small.fetch()
     small.fetch()
     small.is_right()
@@ -773,7 +775,7 @@ def test_a_full_disk_stops_the_others():
     def work(plan, stop):
         if plan: raise OSError(errno.ENOSPC, 'full')
         if not stop.wait(20): pytest.fail('was not stopped')
-        raise fetch.Stopped()
+        raise data_download.Stopped()
     with pytest.raises(OSError, match='full'): run_all(work, [0, 0, 1], 3)
 
 
@@ -801,7 +803,7 @@ def test_a_broken_record_is_no_disaster(small):
 def test_record_notes_before_the_file_is_written(tmp_path, monkeypatch):
     record = FetchRecord(tmp_path)
     write_ours(tmp_path/'data.csv', b'1', record)
-    monkeypatch.setattr(fetch, 'write_atomically', lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(data_chestmnist, 'write_atomically', lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt): write_ours(tmp_path/'data.csv', b'2', record)
     monkeypatch.undo()
     write_ours(tmp_path/'data.csv', b'2', FetchRecord(tmp_path))         # the old version is still known as ours
@@ -835,7 +837,7 @@ def mnist(tmp_path):
 
 
 def test_medmnist_record_is_read_without_importing_it():
-    code = 'import sys; from chestnb.fetch import chestmnist_file; print(chestmnist_file(224).md5, [m for m in ("torch", "medmnist") if m in sys.modules])'
+    code = 'import sys; from chestnb.data.chestmnist import chestmnist_file; print(chestmnist_file(224).md5, [m for m in ("torch", "medmnist") if m in sys.modules])'
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '45bd33e6f06c3e8cdb481c74a89152aa []'
     assert chestmnist_file(28).url == 'https://zenodo.org/records/10519652/files/chestmnist.npz?download=1'
     assert chestmnist_findings() == list(FINDINGS)
@@ -846,7 +848,7 @@ def test_chestmnist_becomes_a_data_set(mnist, faults, capsys):
     folder, arrays, server, remote = mnist
     server.faults['chestmnist.npz'] = list(faults)
     fetch_chestmnist(folder, 28, remote=remote, progress=False)
-    assert {p.name for p in folder.iterdir()} == {'images', 'data.csv', 'chestmnist.npz', 'fetch_record.json', fetch.MEDMNIST_SPLIT, 'READ_THIS_FIRST.txt'}
+    assert {p.name for p in folder.iterdir()} == {'images', 'data.csv', 'chestmnist.npz', 'fetch_record.json', data_chestmnist.MEDMNIST_SPLIT, 'READ_THIS_FIRST.txt'}
     dataset = ChestDataset(folder)
     for part in ('train', 'val', 'test'):
         for number, pixels in enumerate(arrays[f'{part}_images']):
@@ -871,7 +873,7 @@ def test_nothing_is_invented_and_nothing_pretended(mnist):
     for splitter in (patient_split, patient_kfold, official_split):
         with pytest.raises(UserError, match='no patient of this data set is known'): splitter(table)
     with pytest.raises(UserError, match='list of patients'): is_official_test(table)
-    with pytest.warns(UserWarning, match='no patient of this data set is known'): split = load_split(folder/fetch.MEDMNIST_SPLIT, table)
+    with pytest.warns(UserWarning, match='no patient of this data set is known'): split = load_split(folder/data_chestmnist.MEDMNIST_SPLIT, table)
     assert split.part.value_counts().to_dict() == {'train': 6, 'valid': 2, 'test': 3}
     with pytest.raises(UserError, match='no patient of this data set is known'): split_report(split, table)
     assert set(audit_split(split)['shared patients']) == {'not known'}
@@ -968,7 +970,7 @@ def test_a_file_of_another_form(tmp_path, spoil):
     spoil(arrays)
     (tmp_path/'x.npz').write_bytes(npz_of(arrays))
     (tmp_path/'data').mkdir()
-    with pytest.raises(UserError, match='is not a ChestMNIST file'): fetch.write_pngs(tmp_path/'x.npz', tmp_path/'data', 28, progress=False)
+    with pytest.raises(UserError, match='is not a ChestMNIST file'): data_chestmnist.write_pngs(tmp_path/'x.npz', tmp_path/'data', 28, progress=False)
     assert not list((tmp_path/'data').iterdir())
 
 
@@ -1005,13 +1007,13 @@ def test_unknown_is_all_or_nothing(tmp_path, table):
 
 def test_the_commands_call_these_functions(small, mnist, monkeypatch, capsys):
     from chestnb.commands.data import chestnb_chestmnist, chestnb_nih
-    monkeypatch.setattr(fetch, 'NIH_ARCHIVES', small.archives)
-    monkeypatch.setattr(fetch, 'nih_metadata', lambda: small.table.copy())
-    monkeypatch.setattr(fetch, 'official_split', lambda table: pd.DataFrame({'image': table.image, 'patient_id': table.patient_id, 'part': 'train'}))
+    monkeypatch.setattr(data_archives, 'NIH_ARCHIVES', small.archives)
+    monkeypatch.setattr(data_archives, 'nih_metadata', lambda: small.table.copy())
+    monkeypatch.setattr(data_archives, 'official_split', lambda table: pd.DataFrame({'image': table.image, 'patient_id': table.patient_id, 'part': 'train'}))
     chestnb_nih(str(small.folder), parts='1,3', connections=2, remove_archives=True)
     small.is_right([1, 3], archives=False)
     folder, arrays, server, remote = mnist
-    monkeypatch.setattr(fetch, 'chestmnist_file', lambda size: remote)
+    monkeypatch.setattr(data_chestmnist, 'chestmnist_file', lambda size: remote)
     chestnb_chestmnist(str(folder), size=28)
     assert len(ChestDataset(folder)) == 11
     assert 'not a medical device' in capsys.readouterr().out

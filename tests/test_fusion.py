@@ -2,8 +2,9 @@
 import json, math, time
 import numpy as np, pytest, torch, torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
+import chestnb.model.weights as model_weights
 from chestnb.core.errors import UserError
-from chestnb import fusion
+
 from chestnb.model.attention import ATTENTIONS, make_attention, position_code
 from chestnb.model.losses import LOSSES, Asymmetric, BCE, Focal, make_loss
 from chestnb.model.config import REFERENCE_FUSION, SMALL_FUSION
@@ -142,8 +143,8 @@ def test_bad_configurations_and_batches():
 def test_pretrained_offline_is_refused_quickly_and_usefully(monkeypatch, tmp_path):
     monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path))
     def unreachable(*args, **kwargs): raise OSError('no route')
-    monkeypatch.setattr(fusion.socket, 'create_connection', unreachable)
-    monkeypatch.setattr(fusion, 'getproxies', dict)
+    monkeypatch.setattr(model_weights.socket, 'create_connection', unreachable)
+    monkeypatch.setattr(model_weights, 'getproxies', dict)
     start = time.perf_counter()
     with pytest.raises(UserError, match='pretrained=False') as error: FusionModel(('test_resnet',), pretrained=True)
     assert time.perf_counter() - start < 20 and 'huggingface.co/timm/test_resnet' in str(error.value)

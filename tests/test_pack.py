@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
-import chestnb.pack as module
+import chestnb.data.pack as data_pack
 from chestnb.commands.data import chestnb_pack, pack_sizes
 from chestnb.data.findings import FINDINGS
 from chestnb.data.dataset import ChestDataset
@@ -90,8 +90,8 @@ def break_file(path):
 
 def decoded(monkeypatch):
     "A list that fills with the names of the files that are decoded."
-    names, plain = [], module.read_image
-    monkeypatch.setattr(module, 'read_image', lambda path: names.append(Path(path).name) or plain(path))
+    names, plain = [], data_pack.read_image
+    monkeypatch.setattr(data_pack, 'read_image', lambda path: names.append(Path(path).name) or plain(path))
     return names
 
 
@@ -202,7 +202,7 @@ def test_key_depends_on_everything_that_went_in(dataset):
 
 def test_refusals(dataset, monkeypatch, tmp_path):
     with pytest.raises(UserError, match='at least 8'): pack(dataset, 4)
-    monkeypatch.setattr(module.shutil, 'disk_usage', lambda path: SimpleNamespace(free=1))
+    monkeypatch.setattr(data_pack.shutil, 'disk_usage', lambda path: SimpleNamespace(free=1))
     with pytest.raises(UserError, match='GB are free'): pack(dataset)
     (tmp_path/'file').write_text('')
     with pytest.raises(UserError, match='cannot be made'): pack(dataset, out=tmp_path/'file'/'packs')
@@ -210,7 +210,7 @@ def test_refusals(dataset, monkeypatch, tmp_path):
 
 def test_one_run_at_a_time(dataset):
     (dataset.path/'packs').mkdir()
-    with module.one_at_a_time(dataset.path/'packs'/'.32.lock'):
+    with data_pack.one_at_a_time(dataset.path/'packs'/'.32.lock'):
         with pytest.raises(UserError, match='another chestnb_pack'): pack(dataset)
     assert right(pack(dataset), dataset)
 
@@ -257,11 +257,11 @@ def decoded_in_chunk(dataset, chunk):
 
 SLOW = '''
 import sys, time
-import chestnb.pack as pack
+
 from chestnb.data.dataset import ChestDataset
-quick = pack.grey_square
-pack.grey_square = lambda *given: time.sleep(.01) or quick(*given)
-pack.pack_images(ChestDataset(sys.argv[1]), 32, workers=int(sys.argv[2]), progress=False)
+quick = data_pack.grey_square
+data_pack.grey_square = lambda *given: time.sleep(.01) or quick(*given)
+data_pack.pack_images(ChestDataset(sys.argv[1]), 32, workers=int(sys.argv[2]), progress=False)
 '''
 
 
@@ -308,10 +308,10 @@ def orphans(folder):
 def unfinished(dataset, folder):
     "An unfinished pack with everything done but the end."
     def stop(*given): raise KeyboardInterrupt
-    original, module.finish_pack = module.finish_pack, stop
+    original, data_pack.finish_pack = data_pack.finish_pack, stop
     try:
         with pytest.raises(KeyboardInterrupt): pack(dataset)
-    finally: module.finish_pack = original
+    finally: data_pack.finish_pack = original
     record, = (folder/'packs').glob('.32-*.record')
     return record, record.with_suffix('.npy')
 
@@ -362,14 +362,14 @@ def test_killed_between_the_two_last_renames(dataset, folder, monkeypatch):
 
 
 def test_an_image_that_changes_while_packing(dataset, monkeypatch):
-    plain = module.fill_pack
+    plain = data_pack.fill_pack
     def meddle(*given):
         result = plain(*given)
         os.utime(dataset.image_path(dataset.table.image[0]), ns=(1, 1))
         return result
-    monkeypatch.setattr(module, 'fill_pack', meddle)
+    monkeypatch.setattr(data_pack, 'fill_pack', meddle)
     with pytest.raises(UserError, match='changed while'): pack(dataset)
-    monkeypatch.setattr(module, 'fill_pack', plain)
+    monkeypatch.setattr(data_pack, 'fill_pack', plain)
     assert right(pack(dataset), dataset)
 
 

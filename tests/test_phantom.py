@@ -84,7 +84,7 @@ def test_order_does_not_matter():
 
 
 def test_hash_seed_does_not_matter():
-    code = ("import hashlib; from chestnb.phantom import render, Anatomy, FINDINGS;"
+    code = ("import hashlib; from chestnb.data.phantom.cohort import render; from chestnb.data.phantom.anatomy import Anatomy; from chestnb.data.findings import FINDINGS;"
             "print(hashlib.sha256(render(Anatomy(3), {f: .5 for f in FINDINGS}).image.tobytes()).hexdigest())")
     digests = {subprocess.run([sys.executable, '-c', code], env={**os.environ, 'PYTHONHASHSEED': seed}, capture_output=True, text=True, check=True).stdout
                for seed in ('1', '2')}
@@ -148,7 +148,7 @@ def test_make_cohort_refuses_an_existing_folder(tmp_path):
 
 def test_interrupted_cohort_leaves_nothing(tmp_path, monkeypatch):
     def interrupt(*args, **kwargs): raise KeyboardInterrupt
-    monkeypatch.setattr('chestnb.phantom.write_boxes', interrupt)
+    monkeypatch.setattr('chestnb.data.phantom.cohort.write_boxes', interrupt)
     with pytest.raises(KeyboardInterrupt): make_cohort(tmp_path/'cohort', n_patients=1, progress=False)
     assert not list(tmp_path.iterdir())
 

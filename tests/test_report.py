@@ -18,7 +18,8 @@ from chestnb.data.nih import is_official_test, nih_metadata
 from chestnb.data.tables import read_metadata
 from chestnb.evaluation.predictions import COLUMNS, IMAGE, predictions_frame
 from chestnb.core.errors import UserError
-import chestnb.report as report_module
+import chestnb.evaluation.report.page as evaluation_report_page
+import chestnb.evaluation.report.document as evaluation_report_document
 from chestnb.evaluation.report.cards import SECTIONS, TO_BE_FILLED, checklist_rows
 from chestnb.evaluation.report.document import Report, cell_text
 from chestnb.evaluation.report.study import Study, make_study, official_part, resource_table
@@ -43,7 +44,7 @@ PIXEL = bytes.fromhex('89504e470d0a1a0a0000000d494844520000000100000001080600000
 @pytest.fixture(autouse=True)
 def figures_not_drawn(request, monkeypatch):
     "Drawing takes most of the time; only the fixtures `full` and `bare`, the command and `test_same_input_same_numbers` need it."
-    if 'same_input' not in request.node.name: monkeypatch.setattr(report_module, 'figure_bytes', lambda figure, ending, dpi=150: PIXEL)
+    if 'same_input' not in request.node.name: monkeypatch.setattr(evaluation_report_document, 'figure_bytes', lambda figure, ending, dpi=150: PIXEL)
 
 
 @pytest.fixture(scope='module')
@@ -392,7 +393,7 @@ def test_a_failure_leaves_the_old_report_and_nothing_else(place, tmp_path, monke
     def fails(*_, **__): raise OSError(28, 'No space left on device')
     for name in ('write_csv', 'write_json', 'write_text', 'write_atomically'):
         with monkeypatch.context() as patched:
-            patched.setattr(report_module, name, fails)
+            patched.setattr(evaluation_report_page, name, fails)
             with pytest.raises(OSError): write_report(study, tmp_path/'out', disable=True)
             with pytest.raises(OSError): write_report(study, tmp_path/'new', disable=True)
         assert {p: p.read_bytes() for p in (tmp_path/'out').rglob('*') if p.is_file()} == before
@@ -457,7 +458,7 @@ def nih_page(tmp_path_factory):
     studies = {name: make_study(folder/f'{name}.csv', nih, n_resamples=10, name='mine') for name in ('part', 'mixed')}
     studies['with_valid'] = make_study(folder/'part.csv', nih, valid=folder/'valid.csv', n_resamples=10, name='mine')
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(report_module, 'figure_bytes', lambda figure, ending, dpi=150: PIXEL)
+        patched.setattr(evaluation_report_document, 'figure_bytes', lambda figure, ending, dpi=150: PIXEL)
         for name, study in studies.items(): write_report(study, folder/name, disable=True)
     return folder
 
@@ -597,7 +598,7 @@ def test_runs_without_torch(place, embedded):
 
 
 def test_importing_the_module_is_light():
-    code = 'import sys, chestnb.report; print([m for m in ("sklearn", "matplotlib", "jinja2", "torch") if m in sys.modules])'
+    code = 'import sys, chestnb.evaluation.report.page; print([m for m in ("sklearn", "matplotlib", "jinja2", "torch") if m in sys.modules])'
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == '[]'
 

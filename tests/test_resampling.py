@@ -410,7 +410,7 @@ def test_holm_refuses():
 # -- module
 
 def test_import_is_light():
-    code = ('import sys, chestnb.resampling; heavy = {"torch", "pandas", "matplotlib", "sklearn", "scipy.stats"} & set(sys.modules);'
+    code = ('import sys, chestnb.evaluation.resampling; heavy = {"torch", "pandas", "matplotlib", "sklearn", "scipy.stats"} & set(sys.modules);'
             'assert not heavy, heavy')
     subprocess.run([sys.executable, '-c', code], check=True)
 

@@ -356,7 +356,7 @@ def test_decision_figure_and_bad_finding():
 # -- start-up, real data
 
 def test_import_is_light():
-    code = 'import sys, chestnb.thresholds; print([m for m in ("torch", "sklearn", "matplotlib", "scipy.optimize", "jinja2") if m in sys.modules])'
+    code = 'import sys, chestnb.evaluation.thresholds; print([m for m in ("torch", "sklearn", "matplotlib", "scipy.optimize", "jinja2") if m in sys.modules])'
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'
 
 

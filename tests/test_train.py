@@ -10,7 +10,10 @@ from chestnb.evaluation.metrics import macro_auroc
 from chestnb.data.leakage import LeakageError
 from chestnb.data.parts import images_in
 from chestnb.data.split import patient_split
-from chestnb import train as T
+import chestnb.model.config as model_config
+import chestnb.model.history as model_history
+import chestnb.model.learner as model_learner
+import chestnb.model.runs as model_runs
 from chestnb.model.config import TrainConfig
 from chestnb.model.runs import load_model, save_model
 from chestnb.model.predict import predict
@@ -62,14 +65,14 @@ def test_kill_and_resume_gives_the_same_history(dataset, split, finished, tmp_pa
     out = tmp_path/'killed'
     died = run_python(KILLED, dataset.path, tmp_path/'split.csv', out, json.dumps(TINY))
     assert died.returncode == -signal.SIGKILL, died.stderr
-    assert len(history_of(out)) == 1 and (out/T.CHECKPOINT).exists()
+    assert len(history_of(out)) == 1 and (out/model_runs.CHECKPOINT).exists()
     (out/'.last.safetensors.1.tmp').write_text('half a file') # what a kill while writing leaves
     model = train_model(dataset, split, out, TrainConfig(**TINY), resume=True, progress=False)
     folder, undisturbed = finished
     np.testing.assert_allclose(history_of(out), history_of(folder), atol=1e-5)
     for (name, a), b in zip(model.state_dict().items(), undisturbed.state_dict().values()):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4, msg=name)
-    assert not list(out.glob('.*')) and not (out/T.CHECKPOINT).exists()
+    assert not list(out.glob('.*')) and not (out/model_runs.CHECKPOINT).exists()
 
 def test_interrupted_in_the_first_epoch(dataset, split, finished, tmp_path):
     class Stop(Callback):
@@ -81,12 +84,12 @@ def test_interrupted_in_the_first_epoch(dataset, split, finished, tmp_path):
     np.testing.assert_allclose(history_of(tmp_path/'run'), history_of(finished[0]), atol=1e-5)
 
 def test_interrupted_between_best_weights_and_checkpoint(dataset, split, finished, tmp_path, monkeypatch):
-    real, calls = T.save_checkpoint, []
+    real, calls = model_runs.save_checkpoint, []
     def dies(*args):
         calls.append(1)
         if len(calls) == 2: raise KeyboardInterrupt
         return real(*args)
-    monkeypatch.setattr(T, 'save_checkpoint', dies)
+    monkeypatch.setattr(model_runs, 'save_checkpoint', dies)
     with pytest.raises(KeyboardInterrupt): train_model(dataset, split, tmp_path/'run', TrainConfig(**TINY), progress=False)
     monkeypatch.undo()
     model = train_model(dataset, split, tmp_path/'run', TrainConfig(**TINY), resume=True, progress=False)
@@ -104,7 +107,7 @@ def test_run_folder(dataset, split, finished):
     record = json.loads((folder/'config.json').read_text())
     assert record['config']['batch_size'] == 16 and len(record['dataset']['sha256_of_data_csv']) == 64
     assert record['split']['images'] == {'train': 64, 'valid': 48} and 'torch' in record['versions']
-    assert T.config_from_dict(record['config']) == TrainConfig(**TINY)
+    assert model_config.config_from_dict(record['config']) == TrainConfig(**TINY)
     assert str(dataset.path.resolve()) not in (folder/'config.json').read_text() # no machine's paths
     for path in folder.iterdir(): # neither a pickle nor a zip that holds one
         assert path.suffix in ('.json', '.csv', '.png', '.safetensors')
@@ -113,10 +116,10 @@ def test_run_folder(dataset, split, finished):
 def test_figures_say_synthetic_and_name_the_best_epoch(finished):
     history = pd.read_csv(finished[0]/'history.csv')
     for measure, best in (('auroc', history.valid_auroc.idxmax()), ('loss', history.valid_loss.idxmin())):
-        ax, = T.plot_history(history, measure, 'synthetic').axes
+        ax, = model_history.plot_history(history, measure, 'synthetic').axes
         assert 'synthetic' in ax.get_title() and f'epoch {history.epoch[best]} of 3' in ax.get_title()
         assert ax.get_xlabel() and ax.get_ylabel() and len(ax.get_legend_handles_labels()[1]) >= 2
-    with pytest.raises(UserError, match="'auroc' or 'loss'"): T.plot_history(history, 'accuracy')
+    with pytest.raises(UserError, match="'auroc' or 'loss'"): model_history.plot_history(history, 'accuracy')
 
 PREDICTS = '''
 import sys
@@ -175,10 +178,10 @@ def test_resuming_with_other_settings_lists_the_differences(dataset, split, fini
         train_model(dataset, few(dataset, 80), folder, TrainConfig(**TINY | {'learning_rate': 1e-2, 'epochs': 9}), resume=True, progress=False)
     for text in ('config.learning_rate: was 0.003, now 0.01', 'config.epochs: was 3, now 9', 'split.sha256', 'split.images.train: was 64, now 80'):
         assert text in str(caught.value)
-    assert T.record_differences({'config': {'device': 'cpu'}, 'versions': 1}, {'config': {'device': 'cuda'}, 'versions': 2}) == []
+    assert model_runs.record_differences({'config': {'device': 'cpu'}, 'versions': 1}, {'config': {'device': 'cuda'}, 'versions': 2}) == []
 
 def test_resuming_a_finished_run_trains_nothing(dataset, split, finished, monkeypatch):
-    monkeypatch.setattr(T, 'make_learner', lambda *args, **kwargs: pytest.fail('it trained'))
+    monkeypatch.setattr(model_learner, 'make_learner', lambda *args, **kwargs: pytest.fail('it trained'))
     model = train_model(dataset, split, finished[0], TrainConfig(**TINY), resume=True, progress=False)
     assert not model.training
 
@@ -194,7 +197,7 @@ def test_nan_stops_and_names_the_epoch(dataset, split, tmp_path):
 def test_bad_settings_and_splits(dataset, split, tmp_path):
     for bad in (dict(loss='hinge'), dict(epochs=0), dict(learning_rate=-1.), dict(sampler='magic'), dict(batch_size=1)):
         with pytest.raises(UserError, match=next(iter(bad))): train_model(dataset, split, tmp_path/'run', TrainConfig(**TINY | bad))
-    with pytest.raises(UserError, match='learnign_rate'): T.config_from_dict({'learnign_rate': 1})
+    with pytest.raises(UserError, match='learnign_rate'): model_config.config_from_dict({'learnign_rate': 1})
     with pytest.raises(UserError, match='valid'): train_model(dataset, split[split.part == 'train'], tmp_path/'run', TrainConfig(**TINY))
     leaky = split.copy()
     leaky.loc[leaky.index[-1], 'patient_id'] = leaky.patient_id.iloc[0]
@@ -217,8 +220,8 @@ def test_damaged_files_are_refused(finished, tmp_path):
 
 def test_discriminative_rates():
     scratch, tuned = TrainConfig(model=SMALL_FUSION), TrainConfig(model=SMALL_FUSION | {'pretrained': True})
-    assert len(set(T.group_rates(scratch))) == 1
-    assert np.allclose(T.group_rates(tuned), [3e-4, 3e-4, 3e-3, 3e-3])
+    assert len(set(model_learner.group_rates(scratch))) == 1
+    assert np.allclose(model_learner.group_rates(tuned), [3e-4, 3e-4, 3e-3, 3e-3])
 
 
 def test_a_changed_image_makes_another_data_set(tmp_path):
