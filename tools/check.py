@@ -71,12 +71,13 @@ def sync(fix=False):
 
 
 def readme(fix=False):
-    "README.md equals nbs/index.ipynb"
+    "README.md equals nbs/index.ipynb; CONTRIBUTING's map and the sidebar equal the notebooks"
     sys.path.insert(0, str(ROOT/'tools'))
+    from make_map import contributing_text, sidebar_text
     from make_readme import readme_text
-    text, path = readme_text(NBS/'index.ipynb'), ROOT/'README.md'
-    if fix: return path.write_text(text, encoding='utf-8')
-    if path.read_text(encoding='utf-8') != text: sys.exit('README.md differs from nbs/index.ipynb. Run: make readme')
+    for path, text in {ROOT/'README.md': readme_text(NBS/'index.ipynb'), ROOT/'CONTRIBUTING.md': contributing_text(), NBS/'sidebar.yml': sidebar_text()}.items():
+        if fix: path.write_text(text, encoding='utf-8')
+        elif path.read_text(encoding='utf-8') != text: sys.exit(f'{path.name} differs from the notebooks. Run: make readme')
 
 
 def run_one(path):
