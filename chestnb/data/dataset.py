@@ -17,10 +17,11 @@ from ..core.errors import UserError
 from .boxes import read_boxes
 from .dicom import dicom_size, is_dicom
 from .dicom_folder import columns_from_headers
-from .findings import CLASSES, FINDINGS, FIRST_SYNTHETIC_PATIENT, STRUCTURES
+from .findings import CLASSES, FINDINGS, STRUCTURES, findings_of, resolve_unknown
 from .images import find_images, read_image
 from .masks import decode_mask, read_segmentation
-from .nih import _nih_metadata, compare_labels, label_release
+from .nih import compare_labels, label_release
+from .provenance import Provenance, provenance_of, provenance_sentence
 from .tables import NIH_HEADER, OLDEST_CREDIBLE, patients_unknown, read_metadata, refuse_rows
 
 # %% ../../nbs/api/data/dataset.ipynb #dd7dd9bd
@@ -40,10 +41,12 @@ class ChestDataset:
     "A checked folder of chest X-rays: labels, images, and masks and boxes if there are any."
     def __init__(self,
         path:str|Path,           # Folder with `images/` and `data.csv`
-        on_mismatch:str='raise'  # 'raise', or 'drop': leave out what is only in the table or only on disk
+        on_mismatch:str='raise', # 'raise', or 'drop': leave out what is only in the table or only on disk
+        unknown:str='mask'       # Unknown labels: 'mask' leaves them NaN, 'negative' and 'positive' decide
     ):
         if on_mismatch not in ('raise', 'drop'): raise UserError(f"on_mismatch={on_mismatch!r}: expected 'raise' or 'drop'.")
-        self.path = Path(path)
+        resolve_unknown([], unknown)
+        self.path, self.unknown = Path(path), unknown
         if not self.path.is_dir(): raise UserError(f"{path}: there is no such folder. A data set is a folder with images/ and data.csv.")
         self.metadata_path = self._first_of('data.csv', 'Data_Entry_2017_v2020.csv', 'Data_Entry_2017.csv')
         if self.metadata_path is None: raise UserError(f"{self.path/'data.csv'}: is missing. Write one, one row an image, with NIH's header: {NIH_HEADER}")
@@ -159,10 +162,10 @@ def open_image(self:ChestDataset,
 @patch
 def targets(self:ChestDataset,
     images:Iterable|None=None # Image names; all by default
-) -> np.ndarray:              # float32 (n_images, 14): 0 or 1, columns as `FINDINGS`
+) -> np.ndarray:              # float32 (n_images, n_findings): 1, 0, or NaN where unknown; columns as `.findings`
     "What a model shall learn."
     table = self.table if images is None else self.table.iloc[self.rows_of(images)]
-    return table[list(FINDINGS)].to_numpy(np.float32)
+    return resolve_unknown(table[list(self.findings)], self.unknown)
 
 # %% ../../nbs/api/data/dataset.ipynb #68515403
 @patch
@@ -197,15 +200,24 @@ def subset(self:ChestDataset,
 
 # %% ../../nbs/api/data/dataset.ipynb #a14ffdc2
 @patch(as_prop=True)
+def provenance(self:ChestDataset) -> Provenance:
+    "What `dataset.json` says about the images."
+    return provenance_of(self.table)
+
+@patch(as_prop=True)
+def findings(self:ChestDataset) -> tuple:
+    "The findings that the table has columns for."
+    return findings_of(self.table)
+
+@patch(as_prop=True)
 def is_synthetic(self:ChestDataset) -> bool:
-    "Whether every patient is a synthetic one."
-    return bool((self.table.patient_id >= FIRST_SYNTHETIC_PATIENT).all())
+    "Whether the data set states that it is synthetic."
+    return self.provenance.synthetic
 
 @patch(as_prop=True)
 def title_note(self:ChestDataset) -> str:
     "Where the images come from, for the title of a figure: 'synthetic', 'NIH ChestX-ray14' or 'real'."
-    if self.is_synthetic: return 'synthetic'
-    return 'NIH ChestX-ray14' if self.table.image.isin(_nih_metadata().image).all() else 'real'
+    return self.provenance.note
 
 @patch(as_prop=True)
 def release(self:ChestDataset) -> str:

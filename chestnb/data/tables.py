@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Callable, Iterable
 from ..core.errors import UserError
 from ..core.files import write_text
-from .findings import CLASSES, label_columns, NO_FINDING, parse_labels
+from .findings import CLASSES, FINDINGS, label_columns, NO_FINDING, parse_labels
+from .provenance import Provenance, read_provenance
 from .images import parse_image_name
 
 # %% ../../nbs/api/data/tables.ipynb #411204f6
@@ -228,7 +229,8 @@ def refuse_duplicates(
 # %% ../../nbs/api/data/tables.ipynb #af3f2bfe
 def read_metadata(
     path:str|Path,   # `data.csv`, or NIH's `Data_Entry_2017_v2020.csv` as it is
-    headers:Callable|None=None # Called with (file, columns, missing NIH names), it fills columns from elsewhere; None: all must be there
+    headers:Callable|None=None, # Called with (file, columns, missing NIH names), it fills columns from elsewhere; None: all must be there
+    provenance:Provenance|None=None # Where the images come from; None: as stated in `dataset.json` beside the file
 ) -> pd.DataFrame:   # One row an image: image, patient_id ... and 15 bool columns named as `CLASSES`
     "Read and check a table in NIH's format."
     needed = [nih for nih, _, _ in METADATA_COLUMNS.values()]
@@ -241,7 +243,9 @@ def read_metadata(
     refuse_duplicates(parsed['image'], path, "Keep one row for each image.")
     labels = parsed.pop('labels')
     order = ['image', 'patient_id', *(name for name in parsed if name not in ('image', 'patient_id'))]
-    return pd.DataFrame({**{name: parsed[name] for name in order}, **label_columns(labels)})
+    table = pd.DataFrame({**{name: parsed[name] for name in order}, **label_columns(labels)})
+    table.attrs |= dict(findings=FINDINGS, provenance=provenance or read_provenance(Path(path).parent), notes=[])
+    return table
 
 # %% ../../nbs/api/data/tables.ipynb #9015a876
 def plain_number(

@@ -22,6 +22,7 @@ from ..boxes import write_boxes
 from ..findings import FINDINGS, FIRST_SYNTHETIC_PATIENT, NO_FINDING, STRUCTURES
 from ..masks import encode_mask, write_segmentation
 from ..nih import nih_metadata
+from ..provenance import PHANTOM_PROVENANCE, write_provenance
 from .anatomy import Anatomy, Scene, stream
 from .findings import DRAW, RESHAPE
 from ..tables import write_metadata
@@ -191,7 +192,9 @@ def table_of(
     rows = [dict(image=v.image, patient_id=v.patient_id, follow_up=v.follow_up, age=float(v.age), sex=v.sex, view_position=v.view_position,
                  width=size, height=size, pixel_spacing_x=400/size, pixel_spacing_y=400/size,
                  **{finding: finding in v.findings for finding in FINDINGS}, **{NO_FINDING: not v.findings}) for v in visits]
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    table.attrs |= dict(findings=FINDINGS, provenance=PHANTOM_PROVENANCE, notes=[])
+    return table
 
 def cohort_table(
     n_patients:int=400, # Patients
@@ -229,6 +232,7 @@ def draw_cohort(
             visits.append(visit); masks.append(mask_row(visit, phantom))
             boxes += [(visit.image, *box) for box in phantom.boxes]
     write_metadata(table_of(visits, size), folder/'data.csv')
+    write_provenance(folder, PHANTOM_PROVENANCE)
     write_segmentation(pd.DataFrame(masks), folder/'segmentation.csv')
     write_boxes(pd.DataFrame(boxes, columns=['image', 'finding', 'x', 'y', 'width', 'height']), folder/'boxes.csv')
 
