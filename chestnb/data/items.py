@@ -59,7 +59,7 @@ class Findings(Transform):
     def encodes(self, name:str): return self.batch([name])[0]
     def decodes(self, target:TensorMultiCategory):
         return FindingNames([finding for finding, present in zip(self.vocab, target) if present > 0.5])
-    def __getstate__(self): return self.__dict__ | {'row': {}, 'targets': self.targets[:0]}
+    def __getstate__(self): return self.__dict__ | {'row': {}, 'targets': torch.empty(0, self.c)} # a slice would take its whole storage along
 
 # %% ../../nbs/api/data/items.ipynb #761896b2
 @patch

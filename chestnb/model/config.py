@@ -14,10 +14,10 @@ from .losses import LOSSES
 
 # %% ../../nbs/api/model/config.ipynb #8c581c24
 REFERENCE_FUSION = dict(branches=['densenet121', 'resnet50'], reduced_channels=1024, attention='squeeze_excitation',
-                        pretrained=True, n_findings=14, dropout=0.0, branch_stages=[-1, -1])
+                        weights='imagenet', dropout=0.0, branch_stages=[-1, -1])
 
 SMALL_FUSION = dict(branches=['test_resnet', 'test_byobnet'], reduced_channels=64, attention='squeeze_excitation',
-                    pretrained=False, n_findings=14, dropout=0.0, branch_stages=[-1, -1])
+                    weights='none', dropout=0.0, branch_stages=[-1, -1])
 
 # %% ../../nbs/api/model/config.ipynb #31f85ddf
 @dataclass
