@@ -730,7 +730,7 @@ def info(name, **other):
     'images/00000001_000.PNG', 'images/00000001_000.png.exe', 'images/sub/00000001_000.png', 'images\\00000001_000.png', 'images/1_0.png',
     'images/00000001_000.png\n', info('images/00000001_000.png', type=tarfile.SYMTYPE, linkname='/etc/passwd'),
     info('images/00000001_000.png', type=tarfile.LNKTYPE, linkname='../x'), info('images/00000001_000.png', type=tarfile.FIFOTYPE),
-    info('images/00000001_000.png', type=tarfile.CHRTYPE), info('other/', type=tarfile.DIRTYPE), info('../', type=tarfile.DIRTYPE)], ids=repr)
+    info('images/00000001_000.png', type=tarfile.CHRTYPE), info('other/', type=tarfile.DIRTYPE), info('../', type=tarfile.DIRTYPE)], ids=lambda m: repr(m) if isinstance(m, str) else f"{m.name}-{m.type}-{m.size}")
 def test_hostile_members(tmp_path, member):
     archive = tmp_path/'a.tar.gz'
     archive.write_bytes(tar_of([(member, b'' if not isinstance(member, str) else b'x')]))
