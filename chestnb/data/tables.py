@@ -6,8 +6,8 @@
 __all__ = ['AGE_UNITS', 'OLDEST_CREDIBLE', 'NOBODY', 'METADATA_COLUMNS', 'NIH_HEADER', 'PATH_NAMES', 'OTHER_NAMES',
            'COLUMN_NAMES', 'torchxrayvision_file', 'parse_age', 'parse_sex', 'parse_view', 'patient_text',
            'patient_ids', 'metadata_column', 'patients_unknown', 'refuse_unclear_patients', 'refuse_chexpert',
-           'unknown_notes', 'refuse_missing', 'image_texts', 'read_metadata', 'metadata_table', 'metadata_cells',
-           'write_metadata']
+           'unknown_notes', 'refuse_missing', 'image_texts', 'is_label_table', 'read_metadata', 'metadata_table',
+           'metadata_cells', 'write_metadata']
 
 # %% ../../nbs/api/data/tables.ipynb #a4996c3c
 import importlib.util, math, re
@@ -51,7 +51,7 @@ def parse_age(
     years = float(found[1]) * AGE_UNITS[found[2].upper()]
     return years if years <= OLDEST_CREDIBLE else math.nan
 
-# %% ../../nbs/api/data/tables.ipynb #064eed44
+# %% ../../nbs/api/data/tables.ipynb #f5e7cce7
 def parse_sex(
     text:str    # A cell
 ) -> str|float: # 'M' or 'F'; NaN if unknown
@@ -66,13 +66,14 @@ def parse_view(
     if view not in ('', 'PA', 'AP'): raise ValueError(f"{text!r} is none of PA, AP")
     return view or math.nan
 
-# %% ../../nbs/api/data/tables.ipynb #2fb005d7
+# %% ../../nbs/api/data/tables.ipynb #d6f3641b
 NOBODY = re.compile(r'(anonym\w*|anon|removed|deidentified|redacted)')
 
 def patient_text(
     value       # A patient id: a number, a text, or None
 ) -> str|float: # The same patient gives the same text; NaN for nobody
     "One patient id as a text."
+    if isinstance(value, str) and value.isdecimal(): return value.lstrip('0') or '0'
     text = f'{value:.0f}' if isinstance(value, float) and value.is_integer() else str(value).strip()
     if is_unknown(text) or NOBODY.fullmatch(letters_of(text)): return math.nan
     whole = re.fullmatch(r'0*(\d+)(\.0*)?', text)
@@ -108,7 +109,7 @@ METADATA_COLUMNS = {
 }
 NIH_HEADER = ','.join(nih for nih, _, _ in METADATA_COLUMNS.values())
 
-# %% ../../nbs/api/data/tables.ipynb #76c59d3b
+# %% ../../nbs/api/data/tables.ipynb #8583ce94
 PATH_NAMES = ('path', 'file path', 'image path', 'full path')
 OTHER_NAMES = {
     'image': ('image', 'image id', 'image name', 'image file', 'file name', 'file', 'dicom id', 'sop instance uid', *PATH_NAMES),
@@ -145,7 +146,7 @@ def patients_unknown(
     "Is this a set whose patients nobody knows?"
     return bool(table.patient_id.isna().all())
 
-# %% ../../nbs/api/data/tables.ipynb #1718936d
+# %% ../../nbs/api/data/tables.ipynb #46b00da9
 def refuse_unclear_patients(
     ids:pd.Series, # From `patient_ids`
     path:str|Path  # The file, for the message
@@ -165,7 +166,7 @@ def refuse_chexpert(
         f"{path}: is a table of CheXpert, whose images lie in folders of patients and some of which are lateral. "
         f"Make a data set of it: chestnb_import {Path(path).parent} --to NEW_FOLDER")
 
-# %% ../../nbs/api/data/tables.ipynb #35bdaa60
+# %% ../../nbs/api/data/tables.ipynb #489e2b1f
 def unknown_notes(
     table:pd.DataFrame, # One row an image
     findings:tuple      # Its findings
@@ -180,7 +181,7 @@ def unknown_notes(
     return ([f"unknown for all images: {listed(whole, 20)}"] if whole else []) + ([f"unknown: {listed(some, 20)}"] if some else []) \
         + ([f"no label at all: {plural(nothing, 'image')}, whose labels are unknown, not 'No Finding'"] if nothing else [])
 
-# %% ../../nbs/api/data/tables.ipynb #1be570a9
+# %% ../../nbs/api/data/tables.ipynb #f9ed80c4
 def refuse_missing(
     path:str|Path,  # The file, for the message
     header:list,    # Its column names
@@ -200,6 +201,18 @@ def image_texts(
     "Image names; the folders are cut off where the column says that it holds paths."
     texts = [unescape_cell(text) for text in texts]
     return [re.split(r'[/\\]', text)[-1] for text in texts] if letters_of(name) in set(map(letters_of, PATH_NAMES)) else texts
+
+# %% ../../nbs/api/data/tables.ipynb #7edc5ad4
+def is_label_table(
+    path:str|Path # A table
+) -> bool:        # True if it has image names and labels
+    "Whether a table looks like one of images and labels, not of boxes, masks, a split or predictions."
+    try:
+        header, rows = read_rows(path)
+        places = column_places(path, header, COLUMN_NAMES)
+        others = any(letters_of(name) in ('bboxx', 'leftlung', 'part', 'target') or name.startswith('prob_') for name in header)
+        return not others and 'image' in places and ('labels' in places or bool(set(finding_places(header, rows, places.values(), None, path)) - {NO_FINDING}))
+    except UserError: return False
 
 # %% ../../nbs/api/data/tables.ipynb #af3f2bfe
 def read_metadata(
@@ -223,7 +236,7 @@ def read_metadata(
     if headers is not None and missing: cells |= headers(path, cells, missing)
     return metadata_table(path, cells, labels, findings, provenance or read_provenance(Path(path).parent))
 
-# %% ../../nbs/api/data/tables.ipynb #0c7bc5be
+# %% ../../nbs/api/data/tables.ipynb #259d502a
 def metadata_table(
     path:str|Path,         # The file, for messages
     cells:dict,            # NIH's name of a column -> list of text
