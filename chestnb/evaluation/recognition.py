@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from pathlib import Path
 from ..core.errors import UserError
+from ..core.files import unescape_cell
 from ..core.text import listed, plural
 from ..data.findings import FINDINGS, NO_FINDING
 
@@ -85,7 +86,7 @@ def as_numbers(cells: pd.DataFrame, # Text or numbers
 def file_names(names: pd.Series, # As they stand in a file, perhaps with folders
               ) -> pd.Series: # Without folders, where they are unique without
     "Names of images without their folders, as long as each stays the only one of its name"
-    names = names.astype(str).str.strip()
+    names = names.astype(str).str.strip().map(unescape_cell)
     short = names.str.replace('\\', '/').str.rsplit('/', n=1).str[-1]
     return short if short.nunique() == names.nunique() else names
 
@@ -96,11 +97,12 @@ def recognition_notes(named: dict,      # From `recognise_columns`
                       names: pd.Series, # Names of images as understood
                      ) -> list: # Sentences; none if the table was in our own form
     "What had to be recognised, in sentences"
-    renamed = [f'{old} as {new}' for old, new in named.items() if old != new]
+    others = [old for old, new in named.items() if only_letters(old) not in (only_letters(new), only_letters(new.removeprefix(PREFIX)))] # first
+    renamed = [f'{old} as {new}' for old, new in sorted(named.items(), key=lambda pair: pair[0] not in others) if old != new]
     ignored = [c for c in columns if c not in named]
     changed = np.flatnonzero(given.astype(str).to_numpy() != names.to_numpy())
-    notes = [f'Columns recognised: {listed(renamed, 15)}.'] if renamed else []
-    if ignored: notes.append(f'Columns not used: {listed(ignored, 15)}.')
+    notes = [f'Columns recognised: {listed(renamed, len(others) + 2)}.'] if renamed else []
+    if ignored: notes.append(f'Columns not used: {listed(ignored, 15)}{" (No Finding is no finding of its own)" if "nofinding" in "".join(map(only_letters, ignored)) else ""}.')
     if len(changed): notes.append(f'{plural(len(changed), "name")} of images reduced to file names, such as {given.iloc[changed[0]]} to {names.iloc[changed[0]]}.')
     return notes
 
