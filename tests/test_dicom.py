@@ -636,7 +636,7 @@ def test_a_folder_that_mixes_png_and_dicom_is_named_and_no_table_is_blamed(tmp_p
     (folder/'images/c.png').write_bytes(b'png')
     if table == 'other.csv': (folder/'data.csv').write_text('mine')
     said = message(lambda: write_dicom_metadata(folder, labels, folder/table))
-    assert said.startswith(f"{folder}: 'c.png' is no DICOM file (1 of 3 images)") and 'row 1' not in said and 'Move such images out' in said
+    assert said.startswith(f"{folder}: ") and 'c.png' in said and 'no DICOM file' in said and 'row 1' not in said and 'Move such images out' in said
     (folder/'images/c.png').unlink()
     write_dicom_metadata(folder, {'a.dcm': 'Mass', 'b.dcm': 'Mass'}, folder/table)       # the advice works
 

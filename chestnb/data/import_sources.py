@@ -289,7 +289,6 @@ def read_source(
 ) -> Source:          # Its images
     "Find out what a source is, and read its tables."
     source = Path(source)
-    if not source.exists(): raise UserError(f"{source}: there is no such folder or table. Check the path.")
     tables = table_headers(source if source.is_dir() else source.parent)
     path, kind = chosen_table(source, tables, rules)
     found = KINDS[kind][0](path, tables, rules)

@@ -55,12 +55,12 @@ COLUMNS = ('name', 'patient', 'taken', 'age', 'sex', 'view')
 
 def source_table(
     marks:pd.DataFrame, # One column a finding (1, 0, -1, NaN), perhaps 'No Finding'
-    **columns           # Any of `COLUMNS`, one value a row; others are unknown
+    **columns           # Any of `COLUMNS`, one value a row; others, and None, are unknown
 ) -> pd.DataFrame:      # As `Source.table`
     "A table of a source; `sex` and `view` in the source's words, age in years."
     unexpected = set(columns) - set(COLUMNS)
     if unexpected: raise TypeError(f'source_table: unexpected columns {sorted(unexpected)}')
-    known = {name: pd.Series(np.asarray(columns.get(name, [None]*len(marks)), dtype=object)) for name in COLUMNS}
+    known = {name: pd.Series([None]*len(marks) if columns.get(name) is None else np.asarray(columns[name], dtype=object), dtype=object) for name in COLUMNS}
     table = pd.DataFrame(known).where(lambda frame: frame.notna(), None)
     table['age'] = pd.to_numeric(table.age, errors='coerce')
     marks = marks.reset_index(drop=True).astype(float)
