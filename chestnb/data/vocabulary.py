@@ -5,20 +5,20 @@
 # %% auto #0
 __all__ = ['UNKNOWN_WORDS', 'SEX_WORDS', 'NOT_FRONTAL', 'VIEW_WORDS', 'is_unknown', 'sex_of', 'view_of']
 
-# %% ../../nbs/api/data/vocabulary.ipynb #78b61af9
+# %% ../../nbs/api/data/vocabulary.ipynb #84806552
 import re
 from .findings import letters_of
 
-# %% ../../nbs/api/data/vocabulary.ipynb #d7e1a87d
+# %% ../../nbs/api/data/vocabulary.ipynb #d91645d4
 UNKNOWN_WORDS = {'', 'nan', 'none', 'null', 'na', 'unknown', 'unk', 'notknown', 'notavailable', 'undefined', 'missing'}
 
 def is_unknown(
     text:str # A cell or a header value
 ) -> bool:   # True for '', 'NaN', 'n/a', '-', 'unknown' ...
     "Whether a text says that nothing is known."
-    return not text or letters_of(text) in UNKNOWN_WORDS
+    return not text or not text[0].isdigit() and letters_of(text) in UNKNOWN_WORDS
 
-# %% ../../nbs/api/data/vocabulary.ipynb #d17696e9
+# %% ../../nbs/api/data/vocabulary.ipynb #958d5d80
 SEX_WORDS = {'m': 'M', 'male': 'M', 'man': 'M', 'f': 'F', 'female': 'F', 'woman': 'F', 'o': '', 'other': '', 'u': '', 'x': '', 'd': ''}
 
 def sex_of(
@@ -29,7 +29,7 @@ def sex_of(
     if letters_of(text) not in SEX_WORDS: raise ValueError(f"{text!r} is none of M, F, Male, Female")
     return SEX_WORDS[letters_of(text)]
 
-# %% ../../nbs/api/data/vocabulary.ipynb #aecb0a22
+# %% ../../nbs/api/data/vocabulary.ipynb #0ff17920
 NOT_FRONTAL = re.compile(r'LAT|OBL|LORD|AXIAL|\b[LR]LD\b')
 VIEW_WORDS = {'posteroanterior': 'PA', 'posterioranterior': 'PA', 'anteroposterior': 'AP', 'anteriorposterior': 'AP', 'frontal': ''}
 
