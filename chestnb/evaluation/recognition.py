@@ -74,7 +74,7 @@ def as_numbers(cells: pd.DataFrame, # Text or numbers
                source: str,         # What to call them in a message
               ) -> pd.DataFrame: # Numbers; NaN where a cell is none
     "Cells as numbers, with decimal points or decimal commas"
-    text = cells.select_dtypes(exclude='number').astype(str)
+    text = cells.select_dtypes(exclude=['number', 'bool']).fillna('').astype(str).replace({'True': '1', 'False': '0'})
     if text.size == 0: return cells
     joined = '\n'.join(text.to_numpy().ravel())
     if '%' in joined: raise UserError(f'{source}: cells such as {next(c for c in joined.splitlines() if "%" in c)!r} are percents. Expected '
