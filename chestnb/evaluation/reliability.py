@@ -6,19 +6,19 @@
 __all__ = ['BINNINGS', 'NORMS', 'BRIER_PARTS', 'LOGIT_LIMIT', 'CALIBRATION_MEASURES', 'READABLE', 'bin_edges', 'bin_numbers',
            'binning_note', 'checked_pair', 'reliability_curve', 'reliability_with_intervals', 'calibration_error',
            'brier_score', 'brier_parts', 'log_odds_of', 'logistic_line', 'intercept_at', 'calibration_line',
-           'absent_of', 'calibration_table', 'calibration_note', 'readable_calibration', 'models_of_same_images',
+           'calibration_table', 'calibration_note', 'readable_calibration', 'models_of_same_images',
            'compare_calibration']
 
-# %% ../../nbs/api/evaluation/reliability.ipynb #6d3758ba
+# %% ../../nbs/api/evaluation/reliability.ipynb #6bc7439d
 import numpy as np
 import pandas as pd
 from scipy.special import expit
 from tqdm import tqdm
 from ..core.errors import UserError
 from ..core.text import interval_text, listed
-from .metrics import auroc
+from .metrics import absent_findings, auroc
 from .resampling import interval, resample_weights, resampled_sums
-from .scored import Scored
+from .scored import how_made, Scored
 
 # %% ../../nbs/api/evaluation/reliability.ipynb #569d94f6
 BINNINGS = ('quantile', 'width')
@@ -222,8 +222,8 @@ def _measures(sums, line):
     values = [score/images, share, np.abs(gaps).sum(axis=1), brier, skill*defined, slope*defined, intercept*defined]
     return np.stack(values, axis=1), gaps
 
-# %% ../../nbs/api/evaluation/reliability.ipynb #8b8a7985
-def _finding_draws(target, score, patients, number, weights, n_bins, binning):
+# %% ../../nbs/api/evaluation/reliability.ipynb #01419bc9
+def _finding_draws(target, score, number, weights, n_bins, binning):
     "Measures of one finding (m,), in each resample (n_resamples, m), and the ECE that chance adds in each (n_resamples,)"
     if not len(target): return (np.full(shape, np.nan) for shape in (len(CALIBRATION_MEASURES), (weights.shape[1], len(CALIBRATION_MEASURES)), weights.shape[1]))
     columns, line = _summands(target, score, bin_edges(score, n_bins, binning))
@@ -231,29 +231,24 @@ def _finding_draws(target, score, patients, number, weights, n_bins, binning):
     sums = resampled_sums(columns, number, weights)
     sums[sums[:, 0] == 0] = np.nan # a resample without any known label
     drawn, gaps = _measures(sums, line)
-    if not _resampleable(target, np.zeros(len(target)), patients).all(): drawn[:], gaps[:] = np.nan, np.nan
+    if not _resampleable(target, np.zeros(len(target)), number).all(): drawn[:], gaps[:] = np.nan, np.nan
     return point, drawn, np.abs(gaps - gap).sum(axis=1)
 
 def _calibration_draws(scored, n_bins, binning, n_resamples, seed, unit, disable=False):
     "`_finding_draws` of each finding and their mean over the present ones: (k + 1, m), (n_resamples, k + 1, m), (n_resamples, k + 1)"
     if len(scored) == 0: raise UserError(f'There is no image to score (protocol {scored.protocol}); give predictions of at least one.')
-    number, weights = resample_weights(scored.patients, n_resamples, seed, unit)
+    number, weights = resample_weights(scored.units(unit), n_resamples, seed)
     progress = tqdm(range(len(scored.findings)), desc='calibration', delay=2, leave=False, disable=disable)
-    parts = zip(*(_finding_draws(*scored.finding(i), number[scored.known(i)], weights, n_bins, binning) for i in progress))
+    parts = zip(*(_finding_draws(*scored.finding(i)[:2], number[scored.known(i)], weights, n_bins, binning) for i in progress))
     points, draws, chance = (np.stack(part, axis=axis) for part, axis in zip(parts, (0, 1, 1)))
-    present = ~np.isin(scored.findings, absent_of(scored))
+    present = ~np.isin(scored.findings, absent_findings(scored.targets, scored.findings))
     return _with_mean(points, present, 0), _with_mean(draws, present, 1), _with_mean(chance, present, 1)
 
-# %% ../../nbs/api/evaluation/reliability.ipynb #f4405c2d
+# %% ../../nbs/api/evaluation/reliability.ipynb #459a59e2
 def _with_mean(values, present, axis):
     "Append the mean over the present findings"
     mean = values.compress(present, axis).mean(axis, keepdims=True) if present.any() else np.full_like(values.take([0], axis), np.nan)
     return np.concatenate([values, mean], axis)
-
-def absent_of(scored: Scored, # Predictions and labels
-             ) -> list: # Names of the findings without a known positive or without a known negative image
-    "Findings that have no calibration line and no AUROC in these images"
-    return [f for f, column in zip(scored.findings, scored.targets.T) if not ((column == 0).any() and (column == 1).any())]
 
 # %% ../../nbs/api/evaluation/reliability.ipynb #9ef54da2
 def _ece_interval(point, values, chance):
@@ -277,7 +272,7 @@ def _measure_columns(points, draws, chance):
         columns |= {name: points[:, i], f'{name}_low': bounds[0], f'{name}_high': bounds[1]}
     return columns
 
-# %% ../../nbs/api/evaluation/reliability.ipynb #e09e5287
+# %% ../../nbs/api/evaluation/reliability.ipynb #328ff0ed
 def calibration_table(scored: Scored,          # Predictions and labels
                       n_bins: int = 15,        # Bins of the ECE and of the Brier parts
                       binning: str = 'width',  # One of `BINNINGS`
@@ -295,19 +290,18 @@ def calibration_table(scored: Scored,          # Predictions and labels
     frame['ece_chance'] = chance.mean(axis=0) if n_resamples else np.nan
     pairs = (scored.finding(i)[:2] for i in range(len(scored.findings)))
     parts = pd.DataFrame([brier_parts(*pair, n_bins, binning) if len(pair[0]) else {} for pair in pairs], index=index[:-1], columns=BRIER_PARTS)
-    parts.loc['macro'] = parts.drop(absent_of(scored)).mean()
+    parts.loc['macro'] = parts.drop(absent_findings(scored.targets, scored.findings)).mean()
     frame = frame.join(parts)
     frame.attrs = _how_made(scored, frame, n_bins, binning, n_resamples, seed, unit)
     return frame
 
 def _how_made(scored, frame, n_bins, binning, n_resamples, seed, unit):
     "The `attrs` of a table: how it was made, and what it lacks"
-    absent = absent_of(scored)
-    no_interval = [f for f, low in frame['ece_low'].items() if n_resamples and np.isnan(low) and f not in absent]
-    return dict(data=scored.note, protocol=scored.protocol, synthetic=scored.provenance.synthetic, n_bins=n_bins, binning=binning, n_resamples=n_resamples,
-                seed=seed, unit=unit, absent=absent, no_interval=no_interval, unknown={f: int(n) for f, n in zip(scored.findings, np.isnan(scored.targets).sum(axis=0)) if n})
+    made = how_made(scored, n_resamples, seed, unit)
+    made['no_interval'] = [f for f, low in frame['ece_low'].items() if n_resamples and np.isnan(low) and f not in made['absent']]
+    return made | dict(data=scored.note, n_bins=n_bins, binning=binning)
 
-# %% ../../nbs/api/evaluation/reliability.ipynb #f688ff64
+# %% ../../nbs/api/evaluation/reliability.ipynb #87b4f286
 def calibration_note(table: pd.DataFrame, # From `calibration_table` or `compare_calibration`
                     ) -> str: # One sentence or more
     "How the table was made: binning, protocol, resamples, and what has no interval or no score"
@@ -321,20 +315,17 @@ def calibration_note(table: pd.DataFrame, # From `calibration_table` or `compare
     if made['unknown']: note += f'. Labels unknown and left out of their finding: {", ".join(f"{f} ({n:,})" for f, n in made["unknown"].items())}'
     return note + '.'
 
-READABLE = {'prevalence': (100, 1, ''), 'mean_score': (100, 1, ''), 'ece': (1, 4, ''), 'brier': (1, 4, ''), 'slope': (1, 2, ''),
-            'calibration_intercept': (1, 2, '+'), 'ece_difference': (1, 4, '+'), 'brier_difference': (1, 5, '+')} # factor, digits, sign
+READABLE = {'prevalence': (1, '', True), 'mean_score': (1, '', True), 'ece': (4, '', False), 'brier': (4, '', False), 'slope': (2, '', False),
+            'calibration_intercept': (2, '+', False), 'ece_difference': (4, '+', False), 'brier_difference': (5, '+', False)} # digits, sign, per cent
 
 def readable_calibration(table: pd.DataFrame, # From `calibration_table` or `compare_calibration`
-                        ) -> pd.DataFrame: # Text, for reading; shares in per cent
+                        ) -> pd.DataFrame: # Text, for reading
     "Numbers and intervals as text: 0.0131 [0.0090, 0.0172]"
-    frame = pd.DataFrame(index=table.index)
-    for name, (factor, digits, sign) in READABLE.items():
-        if name not in table: continue
-        values = factor*table[[name, f'{name}_low', f'{name}_high']].to_numpy()
-        frame[name.replace('_', ' ') + (' (%)' if factor == 100 else '')] = [interval_text(*row, digits, sign) for row in values]
-    return frame
+    names = [name for name in READABLE if name in table]
+    return pd.DataFrame({name.replace('_', ' '): [interval_text(*row, *READABLE[name]) for row in table[[name, f'{name}_low', f'{name}_high']].to_numpy(float)]
+                         for name in names}, index=table.index)
 
-# %% ../../nbs/api/evaluation/reliability.ipynb #2a03aa3f
+# %% ../../nbs/api/evaluation/reliability.ipynb #7704af06
 def models_of_same_images(models, # One `Scored`, or a name -> `Scored` of several
                          ) -> dict: # Name -> `Scored`
     "Models by name, refused unless they scored the same images and findings"
@@ -347,6 +338,7 @@ def models_of_same_images(models, # One `Scored`, or a name -> `Scored` of sever
                         f'{listed(first.findings)}. Expected the same images in the same order, and the same findings: join each with the same table.')
     return models
 
+# %% ../../nbs/api/evaluation/reliability.ipynb #624bc05e
 def compare_calibration(models: dict,            # Name -> `Scored`, of the same images; the first is the reference, usually the uncalibrated one
                         n_bins: int = 15,        # Bins of the ECE
                         binning: str = 'width',  # One of `BINNINGS`

@@ -244,13 +244,13 @@ def join(predictions: pd.DataFrame,  # With `Image Index` and `prob_<finding>` c
 
 # %% ../../nbs/api/evaluation/scored.ipynb #ee5fb455
 def how_made(scored: Scored,           # What was scored
-             n_resamples: int,         # Resamples
-             seed: int,                # Their seed
-             unit: str = 'patient',    # What was asked to be drawn
-             no_interval=(),           # Rows without an interval
+             n_resamples: int = None,  # Resamples; None: none are drawn, the intervals are computed
+             seed: int = None,         # Their seed
+             unit: str = 'patient',    # What is independent, as asked for
+             no_interval=(),           # Rows with a score and without an interval
             ) -> dict: # For `attrs` of a table; plain types only
     "How a table of scores was made"
     alone = int(pd.isna(pd.Series(scored.patients)).sum())
     return dict(n_resamples=n_resamples, seed=seed, protocol=scored.protocol, unit='image' if alone == len(scored) else unit,
                 synthetic=scored.provenance.synthetic, findings=list(scored.findings), unknown=scored.unknown, unknown_patients=alone,
-                absent=absent_findings(scored.targets, scored.findings), no_interval=list(no_interval) if n_resamples else [])
+                absent=absent_findings(scored.targets, scored.findings), no_interval=[] if n_resamples == 0 else list(no_interval))
