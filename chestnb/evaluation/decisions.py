@@ -6,14 +6,14 @@
 __all__ = ['checked_probabilities', 'net_benefit', 'default_probabilities', 'decision_curve', 'useful_range',
            'plot_decision_curve']
 
-# %% ../../nbs/api/evaluation/decisions.ipynb #b934ffa2
+# %% ../../nbs/api/evaluation/decisions.ipynb #062eeb16
 import numpy as np
 import pandas as pd
 from textwrap import fill
 from ..core.errors import UserError
-from .reliability import checked_pair, models_of_same_images
+from .reliability import checked_pair, named_models
 from .resampling import interval, resample_weights, resampled_sums
-from .roc import COLOURS
+from .roc import COLOURS, DASHES
 from .scored import Scored
 
 # %% ../../nbs/api/evaluation/decisions.ipynb #618843b6
@@ -107,7 +107,7 @@ def _finish(fig, ax, curves, title, data):
     note = f'{data}; drawn to {end:.1%}; bands: pointwise 95 % patient intervals'
     fig.suptitle(fill(title, 88, break_on_hyphens=False) + '\n' + fill(note, 98), fontsize=11)
 
-# %% ../../nbs/api/evaluation/decisions.ipynb #1fc2cace
+# %% ../../nbs/api/evaluation/decisions.ipynb #27f3dcf9
 def plot_decision_curve(models,                       # `Scored`, or name -> `Scored` of several, of the same images
                         finding: str,                 # One of their findings
                         title: str = '',              # What the figure shows; none given: where each model beats both strategies
@@ -117,11 +117,11 @@ def plot_decision_curve(models,                       # `Scored`, or name -> `Sc
                        ): # matplotlib Figure
     "Decision curves with 95 % bands over patients, beside flagging everybody and nobody"
     import matplotlib.pyplot as plt
-    models = models_of_same_images(models)
+    models = named_models(models)
     curves = {name: decision_curve(scored, finding, threshold_probabilities, n_resamples, seed) for name, scored in models.items()}
     fig, ax = plt.subplots(figsize=(7.6, 4.9), layout='constrained')
     for i, (name, curve) in enumerate(curves.items()):
-        look = dict(color=COLOURS[i % 7], ls=('-', (0, (4, 1.5)), '-.')[i//7 % 3]) # more models than colours: other lines
+        look = dict(color=COLOURS[i % 7], ls=DASHES[i//7 % 4]) # more models than colours: other lines
         ax.plot(100*curve.index, curve['net_benefit'], lw=1.8, label=name or 'the model', **look)
         ax.fill_between(100*curve.index, curve['net_benefit_low'], curve['net_benefit_high'], color=look['color'], alpha=.15, lw=0)
     ax.plot(100*curve.index, curve['treat_all'], color='0.35', lw=1.3, ls='--', label='everybody flagged')

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FILE_VERSION', 'check_validation', 'patient_keys', 'FittedOn', 'Fitted', 'with_changed_scores', 'scores_of']
 
-# %% ../../nbs/api/evaluation/fitted.ipynb #839d23a8
+# %% ../../nbs/api/evaluation/fitted.ipynb #23cd0af4
 import numpy as np
 import pandas as pd
 from dataclasses import asdict, dataclass, field, fields
@@ -17,6 +17,7 @@ from ..core.text import listed, plural
 from ..data.findings import FINDINGS
 from ..data.leakage import LeakageError
 from ..data.nih import is_official_test
+from ..data.provenance import provenance_of, provenance_sentence
 from .predictions import check_predictions, predicted_findings
 from .recognition import PREFIX
 from .scored import Scored
@@ -53,7 +54,7 @@ def _images_and_patients(data):
     else: images, patients = data['image' if 'image' in data else 'Image Index'], data.get('patient_id', [])
     return set(map(str, images)), patient_keys(patients)
 
-# %% ../../nbs/api/evaluation/fitted.ipynb #830bc1ca
+# %% ../../nbs/api/evaluation/fitted.ipynb #3799166a
 @dataclass(repr=False)
 class FittedOn:
     "The images and patients that something was fitted or chosen on, remembered so that they are kept out of its test"
@@ -69,7 +70,8 @@ class FittedOn:
           ) -> 'FittedOn': # Their memory
         "The memory of these images"
         images, patients = _images_and_patients(data)
-        return cls(sorted(images), sorted(patients), getattr(data, 'note', ''))
+        note = data.note if isinstance(data, Scored) else provenance_sentence(provenance_of(data), len(images), len(patients) or None)
+        return cls(sorted(images), sorted(patients), note)
 
     def refuse(self,
                judged,                         # `Scored`, a metadata table, or predictions (whose patients are not known)

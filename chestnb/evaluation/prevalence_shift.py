@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['prevalences', 'shift_prevalence', 'estimate_prevalence', 'class_shift']
 
-# %% ../../nbs/api/evaluation/prevalence_shift.ipynb #143203f7
+# %% ../../nbs/api/evaluation/prevalence_shift.ipynb #db650505
 import numpy as np
 import pandas as pd
 from functools import partial
@@ -14,9 +14,8 @@ from tqdm import tqdm
 from ..core.errors import UserError
 from ..core.text import listed
 from .fitted import scores_of, with_changed_scores
-from .metrics import auroc
+from .intervals import auroc_influence, finding_influence, Influence, wilson_interval
 from .reliability import log_odds_of
-from .resampling import interval, patient_bootstrap
 from .scored import Scored
 
 # %% ../../nbs/api/evaluation/prevalence_shift.ipynb #7e79edb1
@@ -68,12 +67,10 @@ def estimate_prevalence(data,                    # `Scored`, whose labels are no
         rows[finding] = [before, share, step, abs(share - last) < tolerance]
     return pd.DataFrame.from_dict(rows, orient='index', columns=['from_prevalence', 'estimate', 'steps', 'converged']).rename_axis('finding')
 
-# %% ../../nbs/api/evaluation/prevalence_shift.ipynb #90dc4c38
-def class_shift(first: Scored,           # Predictions and labels of the first place
-                second: Scored,          # Of the second place
-                n_resamples: int = 1000, # Resamples of the patients
-                seed: int = 0,           # The same seed draws the same patients
-                disable: bool = False,   # Hide the progress bar
+# %% ../../nbs/api/evaluation/prevalence_shift.ipynb #595c254f
+def class_shift(first: Scored,         # Predictions and labels of the first place
+                second: Scored,        # Of the second place
+                disable: bool = False, # Hide the progress bar
                ) -> pd.DataFrame: # One row a finding: AUROC of "from the second place" among positives and negatives, with intervals
     "Do positives, and negatives, get the same scores in both places? 0.5 if only the prevalence changed"
     findings, rows = [f for f in first.findings if f in second.findings], {}
@@ -85,17 +82,17 @@ def class_shift(first: Scored,           # Predictions and labels of the first p
         place = np.repeat([False, True], [len(part[0]) for part in parts])
         rows[finding] = {}
         for name, keep in (('positives', target), ('negatives', ~target)):
-            bounds = _auroc_interval(place[keep], score[keep], unit[keep], n_resamples, seed)
-            rows[finding] |= {name: auroc(place[keep], score[keep]), f'{name}_low': bounds[0], f'{name}_high': bounds[1]}
+            rows[finding] |= dict(zip((name, f'{name}_low', f'{name}_high'), _auroc_interval(place[keep], score[keep], unit[keep])))
     return pd.DataFrame.from_dict(rows, orient='index').rename_axis('finding')
 
-# %% ../../nbs/api/evaluation/prevalence_shift.ipynb #c01ed837
+# %% ../../nbs/api/evaluation/prevalence_shift.ipynb #757c1324
 def _place_units(scored, place):
     "The patient of each image as text, with the place in front if equal ids are of other people; an image of nobody known is its own"
     known = pd.notna(pd.Series(scored.patients)).to_numpy()
     return np.array([f'{place} {patient}' if yes else f'image {image}' for patient, image, yes in zip(scored.patients, scored.images, known)])
 
-def _auroc_interval(target, score, units, n_resamples, seed):
-    "Patient interval of one AUROC; NaN where there is none"
-    if not 0 < target.sum() < len(target): return np.nan, np.nan
-    return interval(patient_bootstrap(target[:, None], score[:, None], units, n_resamples, seed, disable=True)['auroc'][:, 0])[:2]
+def _auroc_interval(target, score, units):
+    "One AUROC with its patient interval; NaN where there is none"
+    names, number = np.unique(units, return_inverse=True)
+    influence = Influence(*(np.array(part)[..., None] for part in finding_influence(auroc_influence, target, score, number, len(names))))
+    return influence.point[0], *(bound[0] for bound in wilson_interval(influence))

@@ -6,16 +6,17 @@
 __all__ = ['BINNINGS', 'NORMS', 'BRIER_PARTS', 'LOGIT_LIMIT', 'CALIBRATION_MEASURES', 'READABLE', 'bin_edges', 'bin_numbers',
            'binning_note', 'checked_pair', 'reliability_curve', 'reliability_with_intervals', 'calibration_error',
            'brier_score', 'brier_parts', 'log_odds_of', 'logistic_line', 'intercept_at', 'calibration_line',
-           'calibration_table', 'calibration_note', 'readable_calibration', 'models_of_same_images',
-           'compare_calibration']
+           'calibration_table', 'calibration_note', 'readable_calibration', 'named_models', 'compare_calibration']
 
-# %% ../../nbs/api/evaluation/reliability.ipynb #6bc7439d
+# %% ../../nbs/api/evaluation/reliability.ipynb #14e0d39d
 import numpy as np
 import pandas as pd
 from scipy.special import expit
 from tqdm import tqdm
 from ..core.errors import UserError
-from ..core.text import interval_text, listed
+from ..core.text import interval_text
+from .comparison import aligned
+from .intervals import ratio_influence, sums_by_unit, wilson_interval
 from .metrics import absent_findings, auroc
 from .resampling import interval, resample_weights, resampled_sums
 from .scored import how_made, Scored
@@ -75,32 +76,21 @@ def reliability_curve(target,                    # 0 or 1, shape (n_images,)
     curve.insert(1, 'high', edges[curve.index + 1])
     return curve.reset_index(drop=True)
 
-# %% ../../nbs/api/evaluation/reliability.ipynb #e79a119e
-def _resampleable(target, group, patients):
-    "Which groups of images have positive images of two patients or more, and negative ones too"
-    seen = pd.DataFrame({'group': group, 'target': target, 'patient': patients})
-    counts = seen.groupby(['group', 'target'])['patient'].nunique().unstack(fill_value=0)
-    return (counts.reindex(columns=[False, True], fill_value=0) > 1).all(axis=1).to_numpy()
-
+# %% ../../nbs/api/evaluation/reliability.ipynb #99875824
 def reliability_with_intervals(target,                    # 0 or 1, shape (n_images,)
                                score,                     # Probabilities, shape (n_images,)
                                patients,                  # Patient of each image, shape (n_images,)
                                n_bins: int = 10,          # How many bins, at most
                                binning: str = 'quantile', # One of `BINNINGS`
-                               n_resamples: int = 1000,   # How many resamples
-                               seed: int = 0,             # The same seed draws the same patients
-                               unit: str = 'patient',     # What is drawn: 'patient', or 'image' to see what goes wrong
                               ) -> pd.DataFrame: # `reliability_curve` with observed_low and observed_high
     "A reliability curve with 95 % intervals over patients"
     curve = reliability_curve(target, score, n_bins, binning)
     target, score = checked_pair(target, score)
-    number, weights = resample_weights(patients, n_resamples, seed, unit)
+    units, number = np.unique(patients, return_inverse=True)
     _, place = np.unique(bin_numbers(score, bin_edges(score, n_bins, binning)), return_inverse=True)
     inside = np.eye(len(curve))[place]
-    images, positives = np.split(resampled_sums(np.c_[inside, inside*target[:, None]], number, weights), 2, axis=1)
-    observed = np.divide(positives, images, out=np.full(images.shape, np.nan), where=images > 0)
-    observed[:, ~_resampleable(target, place, patients)] = np.nan
-    curve['observed_low'], curve['observed_high'], _ = interval(observed)
+    positives, images = (sums_by_unit(values, number, len(units)) for values in (inside*target[:, None], inside))
+    curve['observed_low'], curve['observed_high'] = wilson_interval(ratio_influence(positives, images, (images > 0).sum(axis=0)))
     return curve
 
 # %% ../../nbs/api/evaluation/reliability.ipynb #12452c46
@@ -222,7 +212,7 @@ def _measures(sums, line):
     values = [score/images, share, np.abs(gaps).sum(axis=1), brier, skill*defined, slope*defined, intercept*defined]
     return np.stack(values, axis=1), gaps
 
-# %% ../../nbs/api/evaluation/reliability.ipynb #01419bc9
+# %% ../../nbs/api/evaluation/reliability.ipynb #22dc0126
 def _finding_draws(target, score, number, weights, n_bins, binning):
     "Measures of one finding (m,), in each resample (n_resamples, m), and the ECE that chance adds in each (n_resamples,)"
     if not len(target): return (np.full(shape, np.nan) for shape in (len(CALIBRATION_MEASURES), (weights.shape[1], len(CALIBRATION_MEASURES)), weights.shape[1]))
@@ -231,7 +221,7 @@ def _finding_draws(target, score, number, weights, n_bins, binning):
     sums = resampled_sums(columns, number, weights)
     sums[sums[:, 0] == 0] = np.nan # a resample without any known label
     drawn, gaps = _measures(sums, line)
-    if not _resampleable(target, np.zeros(len(target)), number).all(): drawn[:], gaps[:] = np.nan, np.nan
+    if min(len(np.unique(number[which])) for which in (target, ~target)) < 2: drawn[:], gaps[:] = np.nan, np.nan # of one patient
     return point, drawn, np.abs(gaps - gap).sum(axis=1)
 
 def _calibration_draws(scored, n_bins, binning, n_resamples, seed, unit, disable=False):
@@ -272,7 +262,7 @@ def _measure_columns(points, draws, chance):
         columns |= {name: points[:, i], f'{name}_low': bounds[0], f'{name}_high': bounds[1]}
     return columns
 
-# %% ../../nbs/api/evaluation/reliability.ipynb #328ff0ed
+# %% ../../nbs/api/evaluation/reliability.ipynb #8176ef79
 def calibration_table(scored: Scored,          # Predictions and labels
                       n_bins: int = 15,        # Bins of the ECE and of the Brier parts
                       binning: str = 'width',  # One of `BINNINGS`
@@ -297,9 +287,8 @@ def calibration_table(scored: Scored,          # Predictions and labels
 
 def _how_made(scored, frame, n_bins, binning, n_resamples, seed, unit):
     "The `attrs` of a table: how it was made, and what it lacks"
-    made = how_made(scored, n_resamples, seed, unit)
-    made['no_interval'] = [f for f, low in frame['ece_low'].items() if n_resamples and np.isnan(low) and f not in made['absent']]
-    return made | dict(data=scored.note, n_bins=n_bins, binning=binning)
+    bare = frame.index[frame['ece_low'].isna() & ~frame.index.isin(absent_findings(scored.targets, scored.findings))]
+    return how_made(scored, n_resamples, seed, unit, bare) | dict(data=scored.note, n_bins=n_bins, binning=binning)
 
 # %% ../../nbs/api/evaluation/reliability.ipynb #87b4f286
 def calibration_note(table: pd.DataFrame, # From `calibration_table` or `compare_calibration`
@@ -325,20 +314,12 @@ def readable_calibration(table: pd.DataFrame, # From `calibration_table` or `com
     return pd.DataFrame({name.replace('_', ' '): [interval_text(*row, *READABLE[name]) for row in table[[name, f'{name}_low', f'{name}_high']].to_numpy(float)]
                          for name in names}, index=table.index)
 
-# %% ../../nbs/api/evaluation/reliability.ipynb #7704af06
-def models_of_same_images(models, # One `Scored`, or a name -> `Scored` of several
-                         ) -> dict: # Name -> `Scored`
-    "Models by name, refused unless they scored the same images and findings"
-    models = {models.name: models} if isinstance(models, Scored) else dict(models)
-    if not models: raise UserError('No models given; expected a dictionary from a name to `Scored`.')
-    (first_name, first), *others = models.items()
-    for name, scored in others:
-        if list(scored.images) == list(first.images) and scored.findings == first.findings: continue
-        raise UserError(f'{name!r} scored {len(scored):,} images and the findings {listed(scored.findings)}; {first_name!r} {len(first):,} images and '
-                        f'{listed(first.findings)}. Expected the same images in the same order, and the same findings: join each with the same table.')
-    return models
+# %% ../../nbs/api/evaluation/reliability.ipynb #1f51d7a1
+def named_models(models, # One `Scored`, or a name -> `Scored` of several
+                ) -> dict: # Name -> `Scored`, in the order of the first
+    "Models by name, refused unless they scored the same images and labels"
+    return aligned({models.name: models} if isinstance(models, Scored) else dict(models))
 
-# %% ../../nbs/api/evaluation/reliability.ipynb #624bc05e
 def compare_calibration(models: dict,            # Name -> `Scored`, of the same images; the first is the reference, usually the uncalibrated one
                         n_bins: int = 15,        # Bins of the ECE
                         binning: str = 'width',  # One of `BINNINGS`
@@ -348,7 +329,7 @@ def compare_calibration(models: dict,            # Name -> `Scored`, of the same
                        ) -> pd.DataFrame: # One row a model and finding: measures, and ECE and Brier difference to the reference
     "Calibration before and after, on the same patients"
     frames, reference = {}, None
-    for name, scored in models_of_same_images(models).items():
+    for name, scored in named_models(models).items():
         points, draws, chance = _calibration_draws(scored, n_bins, binning, n_resamples, seed, 'patient', disable)
         reference = reference or (points, draws)
         columns = _measure_columns(points, draws, chance) | _difference_columns(points - reference[0], draws - reference[1])

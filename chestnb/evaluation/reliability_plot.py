@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['drawn_findings', 'plot_reliability']
 
-# %% ../../nbs/api/evaluation/reliability_plot.ipynb #e532a815
+# %% ../../nbs/api/evaluation/reliability_plot.ipynb #c7df780a
 import numpy as np
 from textwrap import fill
 from ..core.errors import UserError
 from .metrics import absent_findings
-from .reliability import binning_note, calibration_error, models_of_same_images, reliability_with_intervals
+from .reliability import binning_note, calibration_error, named_models, reliability_with_intervals
 from .roc import COLOURS
 
 # %% ../../nbs/api/evaluation/reliability_plot.ipynb #d2222f3d
@@ -44,25 +44,23 @@ def _ece_title(models, findings):
     what = findings[0].replace('_', ' ') + ':' if len(findings) == 1 else f'Mean of {len(findings)} findings:'
     return f'{what} ECE {", ".join(values)}'
 
-# %% ../../nbs/api/evaluation/reliability_plot.ipynb #fa0e8c20
+# %% ../../nbs/api/evaluation/reliability_plot.ipynb #8f8ec38a
 def plot_reliability(models,                    # `Scored`, or name -> `Scored` of several, of the same images
                      findings=None,             # A finding, or several; None for all that have positive and negative images
                      title: str = '',           # What the figure shows; none given: the ECE of each model
                      n_bins: int = 10,          # Bins of the curve
                      binning: str = 'quantile', # 'quantile' or 'width', for the curve
-                     n_resamples: int = 1000,   # Resamples for the error bars
-                     seed: int = 0,             # The same seed draws the same patients
                     ): # matplotlib Figure
     "Reliability curves with 95 % intervals over patients, several models in one figure"
     import matplotlib.pyplot as plt
-    models = models_of_same_images(models)
+    models = named_models(models)
     scored = next(iter(models.values()))
     findings = drawn_findings(findings, scored)
     columns, rows, single = min(len(findings), 5), -(-len(findings)//5), len(findings) == 1
     fig, axes = plt.subplots(rows, columns, figsize=(7.2, 6) if single else (2.7*columns, 2.7*rows + 1.1), layout='constrained', squeeze=False)
-    for ax in axes.flat[len(findings):]: ax.axis('off')
+    for ax in axes.flat[len(findings):]: ax.remove()
     for ax, finding in zip(axes.flat, findings):
-        curves = {name: reliability_with_intervals(*model.finding(finding)[:2], model.units()[model.known(finding)], n_bins, binning, n_resamples, seed)
+        curves = {name: reliability_with_intervals(*model.finding(finding)[:2], model.units()[model.known(finding)], n_bins, binning)
                   for name, model in models.items()}
         _draw_panel(ax, curves, '' if single else finding)
     bins = ('' if title else 'ECE: 15 bins of equal width; ') + f'curves: {binning_note(n_bins, binning)}'

@@ -6,7 +6,7 @@
 __all__ = ['RULES', 'RULE_VALUES', 'REACHED', 'candidate_thresholds', 'check_rule', 'rule_note', 'best_candidate',
            'choose_threshold', 'Thresholds', 'choose_thresholds']
 
-# %% ../../nbs/api/evaluation/thresholds.ipynb #3904fd36
+# %% ../../nbs/api/evaluation/thresholds.ipynb #ace74883
 import numpy as np
 import pandas as pd
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from .fitted import check_validation, Fitted, FittedOn, scores_of
 from .operating import threshold_table
 from .recognition import IMAGE
 from .reliability import checked_pair
+from .resampling import MEANS
 from .scored import Scored
 
 # %% ../../nbs/api/evaluation/thresholds.ipynb #9e13a5c2
@@ -169,3 +170,28 @@ def any_false_positive(self: Thresholds,
     negative = (scored.targets == 0).all(axis=1)
     flagged = self.apply(scored, allow_fitted).drop(columns=IMAGE).fillna(False).any(axis=1).to_numpy(bool)
     return float(flagged[negative].mean()) if negative.any() else np.nan
+
+# %% ../../nbs/api/evaluation/thresholds.ipynb #88375bd1
+@patch
+def evaluate(self: Thresholds,
+             scored: Scored,             # Of test images
+             unit: str = 'patient',      # What is independent; 'image' only to see that it is too narrow
+             allow_fitted: bool = False, # True only to show how flattering it is to judge thresholds where they were chosen
+            ) -> pd.DataFrame: # `threshold_table` and what was reached on validation: valid_sensitivity, valid_specificity, valid_positive_patients
+    "Sensitivity, specificity, PPV, NPV, F1 on other patients, with intervals"
+    if not allow_fitted: self.fitted_on.refuse(scored, 'these thresholds')
+    self.check_findings(scored.findings)
+    frame = threshold_table(scored, {f: self.by_finding.get(f, 1.) for f in scored.findings}, unit)
+    lacking = [f for f in scored.findings if f not in self.by_finding]
+    _blank(frame, lacking)
+    for name in ('sensitivity', 'specificity', 'positive_patients'):
+        frame[f'valid_{name}'] = pd.Series({f: r.get(name) for f, r in self.reached.items()}, dtype=float).reindex(frame.index)
+    frame.attrs |= {'rule': self.rule_note, 'chosen_on': repr(self.fitted_on), 'no_threshold': lacking,
+                    'few': {f: n for f, n in self.few().items() if f in scored.findings}}
+    return frame
+
+def _blank(frame, lacking):
+    "Findings without a threshold have no flags to score, and then the means over the findings have none either"
+    if not lacking: return
+    flag_columns = [f'{name}{end}' for name in ('sensitivity', 'specificity', 'ppv', 'npv', 'f1') for end in ('', '_low', '_high')]
+    frame.loc[[*lacking, *MEANS], ['threshold', *flag_columns]] = np.nan
