@@ -11,13 +11,14 @@ __all__ = ['KINDS', 'UNUSABLE_KINDS', 'LEAST_SPREAD', 'MOST_OF_ONE_GREY', 'MOST_
            'table_problems', 'audit_images', 'kind_counts', 'thumbnail', 'audit_page', 'write_audit']
 
 # %% ../../nbs/api/data/audit.ipynb #ccfe2227
-import functools, hashlib, io, os, unicodedata
+import hashlib, io, unicodedata
 import numpy as np
 import pandas as pd
 from pathlib import Path
 from PIL import Image
 from ..core.errors import NOT_FOR_CLINICAL_USE, UserError
 from ..core.files import whole_folder, write_csv, write_text
+from ..core.processes import in_processes, n_workers
 from ..core.text import listed
 from .dicom import is_dicom, open_dicom, patient_text
 from .images import find_images, ORIENTATION, read_image
@@ -166,16 +167,15 @@ def inspect_images(
     progress:bool=True  # Show a progress bar
 ) -> list:              # One record for each, in their order
     "Open many images in parallel."
-    from concurrent.futures import ProcessPoolExecutor
-    from concurrent.futures.process import BrokenProcessPool
     from tqdm import tqdm
-    bar = functools.partial(tqdm, total=len(paths), desc='opening images', unit='image', disable=not progress, delay=2)
-    if workers < 0: raise UserError(f'workers is {workers}; expected 0 (all cores) or more.')
-    if workers == 1 or len(paths) < 2: return list(bar(map(inspect_image, paths)))
-    try:
-        with ProcessPoolExecutor(workers or os.cpu_count()) as pool: return list(bar(pool.map(inspect_image, paths, chunksize=32)))
-    except BrokenProcessPool as error:
-        raise UserError('A process that opens images was killed, by lack of memory or by a broken decoder. Try again with --workers 1.') from error
+    chunks, done = [(paths[start:start + 32],) for start in range(0, len(paths), 32)], {}
+    with tqdm(total=len(paths), desc='opening images', unit='image', disable=not progress, delay=2) as bar:
+        for number, records in in_processes(_inspect_chunk, chunks, n_workers(workers)):
+            done[number] = records
+            bar.update(len(records))
+    return [record for number in sorted(done) for record in done[number]]
+
+def _inspect_chunk(paths): return [inspect_image(path) for path in paths]
 
 # %% ../../nbs/api/data/audit.ipynb #7082821d
 METADATA_NAMES = ('data.csv', 'Data_Entry_2017_v2020.csv', 'Data_Entry_2017.csv')
@@ -200,15 +200,17 @@ def names_in_rows(
 
 def listed_patients(
     path:str|Path # A data set folder
-) -> tuple:       # (image name -> patient as text, '' if the table does not say; names in the table's order, image name -> its rows)
+) -> tuple:       # (image name -> patient as text, '' if the table does not say; image name -> its rows; names whose rows differ)
     "The images that the table lists."
     file = metadata_file(path)
     header, rows = read_rows(file)
     names, place = names_in_rows(file, header, rows), column_place(header, COLUMN_NAMES['patient_id'], file)
-    patients = [''] * len(rows) if place is None else patient_ids([row[place] for row in rows]).map(plain_number)
-    numbers = {}
-    for number, name in enumerate(names, start=2): numbers.setdefault(name, []).append(number)
-    return dict(zip(reversed(names), reversed(list(patients)))), numbers
+    patients = [''] * len(rows) if place is None else patient_ids([row[place] for row in rows]).map(plain_number).tolist()
+    numbers, differ = {}, set()
+    for number, (name, row) in enumerate(zip(names, rows), start=2):
+        if row != rows[numbers.setdefault(name, [number])[0] - 2]: differ.add(name)
+        if numbers[name][-1] != number: numbers[name].append(number)
+    return {name: patients[places[0] - 2] for name, places in numbers.items()}, numbers, differ
 
 def header_patient(
     path:str # An image file
@@ -273,12 +275,14 @@ PROBLEM_COLUMNS = ['image', 'patient_id', 'kind', 'detail', 'other_image', 'othe
 
 def table_problems(
     numbers:dict, # Image name -> its rows in the table, as a spreadsheet counts them
+    differ:set,   # Names whose rows differ
     names:list    # Images on the disk
 ) -> list:        # Of (name, other name, kind, detail)
     "What does not fit between table and folder."
     there = set(names)
     return ([(name, '', 'missing', '') for name in numbers if name not in there] + [(name, '', 'extra', '') for name in names if name not in numbers] +
-            [(name, '', 'listed twice', f'rows {listed(rows, 5)}') for name, rows in numbers.items() if len(rows) > 1])
+            [(name, '', 'listed twice', f"rows {listed(rows, 5)}, which {'differ' if name in differ else 'are equal'}")
+             for name, rows in numbers.items() if len(rows) > 1])
 
 def audit_images(
     path:str|Path,      # A data set folder, also one that `ChestDataset` refuses
@@ -286,12 +290,12 @@ def audit_images(
     progress:bool=True  # Show progress bars
 ) -> pd.DataFrame:      # `PROBLEM_COLUMNS`, ordered by kind and image; `.attrs`: images, listed, folder
     "Open every image of a folder and list what is wrong. Nothing is changed."
-    (patients, numbers), paths = listed_patients(path), find_images(path)
+    (patients, numbers, differ), paths = listed_patients(path), find_images(path)
     names = sorted(paths)
     records = inspect_images([paths[name] for name in names], workers, progress)
     patients = patients | {name: patients.get(name) or header_patient(paths[name]) for name in names}
     usual, order = usual_size(records), {kind: place for place, kind in enumerate(KINDS)}
-    rows = table_problems(numbers, names) + duplicate_pairs(names, records, patients, progress)
+    rows = table_problems(numbers, differ, names) + duplicate_pairs(names, records, patients, progress)
     rows += [(name, '', kind, detail) for name, record in zip(names, records) for kind, detail in problems_of(record, usual).items()]
     rows = [(name, patients.get(name, ''), kind, detail, other, patients.get(other, '')) for name, other, kind, detail in rows]
     problems = pd.DataFrame(sorted(rows, key=lambda row: (order[row[2]], row[0], row[4])), columns=PROBLEM_COLUMNS)

@@ -21,22 +21,24 @@ from .rows import read_rows
 def plan_quarantine(
     path:str|Path,         # A data set folder
     problems:pd.DataFrame  # From `audit_images`
-) -> dict:                 # table, rows_out, moves: [{from, to, kinds}], paths within the folder
+) -> dict:                 # table, rows_out, moves: [{from, to, kinds}], paths within the folder, repeats: number of rows
     "What a quarantine would do; nothing is done yet."
     bad, paths = problems[problems.kind.isin(UNUSABLE_KINDS)], find_images(path)
     kinds = bad.groupby('image').kind.agg(list).to_dict()
     inside = {name: Path(os.path.relpath(paths[name], path)).as_posix() for name in kinds if name in paths}
     moves = [{'from': place, 'to': f'quarantine/{place}', 'kinds': kinds[name]} for name, place in sorted(inside.items())]
-    return dict(table=metadata_file(path).name, moves=moves, rows_out=sorted(set(kinds) & set(listed_patients(path)[0])))
+    _, numbers, differ = listed_patients(path)
+    repeats = sum(len(rows) - 1 for name, rows in numbers.items() if name not in differ and name not in kinds)
+    return dict(table=metadata_file(path).name, moves=moves, rows_out=sorted(set(kinds) & set(numbers)), repeats=repeats)
 
 def table_without(
     file:Path,     # A table of images
     rows_out:list  # Image names whose rows go
 ) -> str:          # The table as CSV
-    "A table without some of its rows; the other cells are unchanged."
+    "A table without some of its rows, and without rows that repeat another; the other cells are unchanged."
     header, rows = read_rows(file)
     gone, text = set(rows_out), io.StringIO()
-    kept = [row for row, name in zip(rows, names_in_rows(file, header, rows)) if name not in gone]
+    kept = dict.fromkeys(tuple(row) for row, name in zip(rows, names_in_rows(file, header, rows)) if name not in gone)
     csv.writer(text, lineterminator='\n').writerows([header, *kept])
     return text.getvalue()
 
@@ -49,7 +51,7 @@ def quarantine(
     path, aside = Path(path), Path(path)/'quarantine'
     if (aside/'record.json').exists(): raise UserError(f"{aside}: holds images already. Put them back first (--restore), then run the audit again.")
     plan = plan_quarantine(path, problems)
-    if not plan['moves'] and not plan['rows_out']: return {}
+    if not plan['moves'] and not plan['rows_out'] and not plan['repeats']: return {}
     table = path/plan['table']
     text = table_without(table, plan['rows_out'])
     if text.count('\n') < 2: raise UserError(f"{table}: no usable image would be left, so nothing was moved. Is this the right folder?")
