@@ -28,7 +28,8 @@ from .nih import NIH_ATTRIBUTION, nih_metadata
 from .official import official_split
 from .parts import save_split
 from .provenance import NIH_PROVENANCE, write_provenance
-from .tables import open_text, torchxrayvision_file, write_metadata
+from .rows import open_text
+from .tables import torchxrayvision_file, write_metadata
 
 # %% ../../nbs/api/data/archives.ipynb #a6000008
 NIH_ARCHIVES = {number: RemoteFile(f'images_{number:03}.tar.gz', f'https://nihcc.box.com/shared/static/{link}.gz', md5, n_bytes, n_images)
