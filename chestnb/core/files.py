@@ -309,12 +309,11 @@ def remove_replaced(
     old:Path, # A folder that was replaced
     path:Path # The one that replaced it
 ):
-    "Remove what is ours or has been carried over, and nothing else."
-    written, kept = read_manifest(old), set(files_in(path).values())
-    left = []
-    for name, checksum in files_in(old).items():
-        if name == MANIFEST or written.get(name) == checksum or checksum in kept: continue
-        left.append(name)
+    "Remove what is ours or has been carried over, and nothing else; the manifest last, so that an interruption can be made up for."
+    written, kept = read_manifest(old) if (old/MANIFEST).exists() else {}, set(files_in(path).values())
+    files = {name: checksum for name, checksum in files_in(old).items() if name != MANIFEST}
+    left = [name for name, checksum in files.items() if written.get(name) != checksum and checksum not in kept]
+    for name in files.keys() - set(left): (old/name).unlink()
     if not left: return shutil.rmtree(old, ignore_errors=True)
     warnings.warn(f'{old}: this old folder stays, because {listed(left)} changed while it was replaced.')
 
