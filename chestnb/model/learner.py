@@ -6,6 +6,7 @@
 __all__ = ['group_rates', 'seed_everything', 'training_loss', 'first_model', 'make_learner']
 
 # %% ../../nbs/05_train.ipynb #493ae269
+import fastai.callback.schedule # gives a Learner fit_one_cycle, fine_tune and lr_find
 import random
 import numpy as np
 import pandas as pd
@@ -71,7 +72,7 @@ def first_model(
     known = np.maximum(np.isfinite(targets).sum(axis=0), 1)
     return set_prior(model, np.nansum(targets, axis=0)/known)
 
-# %% ../../nbs/05_train.ipynb #6a4baa32
+# %% ../../nbs/05_train.ipynb #a8e8a4a3
 def make_learner(
     dataset:ChestDataset, # Images and targets
     split:pd.DataFrame,   # With the parts 'train' and 'valid'
