@@ -167,7 +167,7 @@ class Spy:
 def test_a_pickle_that_would_run_code_is_not_opened(tmp_path, how):
     path, trace = tmp_path/'evil.pth', tmp_path/'trace'
     if how == 'torch': torch.save({'a': torch.zeros(1), 'b': Spy(trace)}, path)
-    else: path.write_bytes(pickle.dumps({'b': Spy(trace)}))
+    else: path.write_bytes(pickle.dumps({'b': Spy(trace)}, protocol=2))
     with pytest.raises(UserError, match='evil.pth holds Python objects besides tensors.*not opened'): Branch('test_resnet', weights=path)
     assert not trace.exists()
 
@@ -263,7 +263,7 @@ def lite():
 def test_the_package_agrees_with_timm_in_every_shape(lite):
     state = read_state(package_file(LITE))
     named = renamed_in_order(state, 'tf_efficientnet_lite0', 'package')
-    assert len(named) == 294 + 2 == len(tensor_shapes('tf_efficientnet_lite0'))
+    assert len(named) == len(tensor_shapes('tf_efficientnet_lite0')) == len([n for n in state if not n.endswith('num_batches_tracked')])
     torch.testing.assert_close(lite.body.state_dict()['conv_stem.weight'], named['conv_stem.weight'].sum(1, keepdim=True))
     assert lite.scale == InputScale(.5, .5)
 

@@ -178,7 +178,8 @@ def test_fastai_gives_probabilities_and_decisions():
     from fastai.data.core import DataLoaders
     from fastai.callback.progress import no_bar             # patches the Learner
     from fastai.learner import Learner
-    dl = torch.utils.data.DataLoader([(image, torch.full((14,), math.nan)) for image in batch(4)], batch_size=2)
+    from fastai.data.load import DataLoader
+    dl = DataLoader([(image, torch.full((14,), math.nan)) for image in batch(4)], bs=2)
     for name in LOSSES:
         learn = Learner(DataLoaders(dl, dl), model_of(), loss_func=make_loss(name, [1.]*14))
         with learn.no_bar(): probabilities, _, decisions, losses = learn.get_preds(with_decoded=True, with_loss=True)
