@@ -7,20 +7,21 @@ __all__ = ['PROBLEM_KINDS', 'UNUSABLE_KINDS', 'LEAST_SPREAD', 'MOST_OF_ONE_GREY'
            'CHEST_SKETCH', 'LEAST_LIKENESS', 'HASH_SIDE', 'NEAR_BITS', 'METADATA_NAMES', 'PROBLEM_COLUMNS',
            'MOST_SHOWN', 'grey_facts', 'is_blank', 'is_saturated', 'chest_likeness', 'is_inverted', 'perceptual_hash',
            'near_pairs', 'closest_pairs', 'inspect_image', 'stored_facts', 'inspect_images', 'metadata_file',
-           'names_in_rows', 'listed_patients', 'header_patient', 'problems_of', 'usual_size', 'duplicate_pairs',
+           'names_in_rows', 'listed_patients', 'header_patients', 'problems_of', 'usual_size', 'duplicate_pairs',
            'relation', 'table_problems', 'audit_images', 'kind_counts', 'thumbnail', 'audit_page', 'write_audit']
 
 # %% ../../nbs/api/data/audit.ipynb #ccfe2227
 import hashlib, io, unicodedata
 import numpy as np
 import pandas as pd
+from contextlib import suppress
 from pathlib import Path
 from PIL import Image
 from ..core.errors import NOT_FOR_CLINICAL_USE, UserError
 from ..core.files import whole_folder, write_csv, write_text
 from ..core.processes import in_processes, n_workers
 from ..core.text import listed
-from .dicom import is_dicom, open_dicom, patient_text
+from .dicom_header import is_dicom, open_dicom, patient_identity, patient_texts, PLACEHOLDER
 from .images import find_images, ORIENTATION, read_image
 from .provenance import read_provenance
 from .rows import column_place, plain_number, read_rows
@@ -213,12 +214,17 @@ def listed_patients(
         if numbers[name][-1] != number: numbers[name].append(number)
     return {name: patients[places[0] - 2] for name, places in numbers.items()}, numbers, differ
 
-def header_patient(
-    path:str # An image file
-) -> str:    # '' if it is no DICOM file, or if its header does not tell patients apart
-    "The patient in a DICOM header."
-    try: return patient_text(open_dicom(path, pixels=False), path) if is_dicom(path) else ''
-    except UserError: return ''
+def header_patients(
+    paths:dict # Image name -> file
+) -> dict:     # Image name -> patient, of the DICOM files whose headers tell patients apart
+    "The patients in DICOM headers."
+    identities = {}
+    for name, path in paths.items():
+        with suppress(UserError):
+            if is_dicom(path): identities[name] = patient_identity(open_dicom(path, pixels=False))
+    identities = {name: identity for name, identity in identities.items() if not PLACEHOLDER.fullmatch(identity[0])}
+    try: return dict(zip(identities, patient_texts(list(identities.values()), [paths[name] for name in identities])))
+    except UserError: return {}   # one number from several issuers: nobody can tell
 
 # %% ../../nbs/api/data/audit.ipynb #95c19f5b
 def problems_of(
@@ -294,7 +300,7 @@ def audit_images(
     (patients, numbers, differ), paths = listed_patients(path), find_images(path)
     names = sorted(paths)
     records = inspect_images([paths[name] for name in names], workers, progress)
-    patients = patients | {name: patients.get(name) or header_patient(paths[name]) for name in names}
+    patients = patients | header_patients({name: path for name, path in paths.items() if not patients.get(name)})
     usual, order = usual_size(records), {kind: place for place, kind in enumerate(PROBLEM_KINDS)}
     rows = table_problems(numbers, differ, names) + duplicate_pairs(names, records, patients, progress)
     rows += [(name, '', kind, detail) for name, record in zip(names, records) for kind, detail in problems_of(record, usual).items()]
