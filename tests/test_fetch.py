@@ -958,6 +958,30 @@ def test_chestmnist_without_a_connection_leaves_nothing(mnist):
     assert not folder.exists()
 
 
+def test_chestmnist_images_are_on_the_disk_before_the_file_goes(mnist, monkeypatch):
+    folder, arrays, server, remote = mnist
+    synced, original = [], data_chestmnist.sync_files
+    def sync(paths):
+        paths = [Path(path) for path in paths]
+        assert (folder/remote.name).exists() and FetchRecord(folder).get('chestmnist', 'images') is None
+        synced.extend(path.name for path in paths)
+        original(paths)
+    monkeypatch.setattr(data_chestmnist, 'sync_files', sync)
+    fetch_chestmnist(folder, 28, remote=remote, remove_archives=True, progress=False)
+    assert sorted(synced) == sorted(p.name for p in (folder/'images').iterdir()) and len(synced) == 11 and not (folder/remote.name).exists()
+
+
+def test_an_empty_chestmnist_image_does_not_count_as_finished(mnist):
+    folder, arrays, server, remote = mnist
+    fetch_chestmnist(folder, 28, remote=remote, progress=False)
+    path = folder/'images'/'chestmnist_val_00001.png'
+    whole = path.read_bytes()
+    path.write_bytes(b'')
+    server.forget()
+    fetch_chestmnist(folder, 28, remote=remote, progress=False)
+    assert path.read_bytes() == whole and not server.requests
+
+
 def test_two_sizes_do_not_mix(mnist):
     folder, arrays, server, remote = mnist
     fetch_chestmnist(folder, 28, remote=remote, progress=False)
