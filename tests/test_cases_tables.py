@@ -22,7 +22,7 @@ LABELS = [set(), {'Effusion'}, {'Effusion', 'Mass'}, set(), {'Cardiomegaly'}, {'
 def cases(tmp_path_factory):
     "The folder of cases, made anew."
     if not MAKER.exists(): pytest.skip('the maker of the cases is not here (looked for ../shared/cases/make_cases.py beside the repository)')
-    out = tmp_path_factory.mktemp('cases')
+    out = tmp_path_factory.mktemp('cases')/'made'
     subprocess.run([sys.executable, str(MAKER), str(out)], check=True, capture_output=True)
     return out
 
