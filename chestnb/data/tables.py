@@ -51,7 +51,7 @@ def parse_age(
     years = float(found[1]) * AGE_UNITS[found[2].upper()]
     return years if years <= OLDEST_CREDIBLE else math.nan
 
-# %% ../../nbs/api/data/tables.ipynb #f5e7cce7
+# %% ../../nbs/api/data/tables.ipynb #3d2dd16b
 def parse_sex(
     text:str    # A cell
 ) -> str|float: # 'M' or 'F'; NaN if unknown
@@ -66,7 +66,7 @@ def parse_view(
     if view not in ('', 'PA', 'AP'): raise ValueError(f"{text!r} is none of PA, AP")
     return view or math.nan
 
-# %% ../../nbs/api/data/tables.ipynb #d6f3641b
+# %% ../../nbs/api/data/tables.ipynb #0ee73bfc
 NOBODY = re.compile(r'(anonym\w*|anon|removed|deidentified|redacted)')
 
 def patient_text(
@@ -109,7 +109,7 @@ METADATA_COLUMNS = {
 }
 NIH_HEADER = ','.join(nih for nih, _, _ in METADATA_COLUMNS.values())
 
-# %% ../../nbs/api/data/tables.ipynb #8583ce94
+# %% ../../nbs/api/data/tables.ipynb #86d950c5
 PATH_NAMES = ('path', 'file path', 'image path', 'full path')
 OTHER_NAMES = {
     'image': ('image', 'image id', 'image name', 'image file', 'file name', 'file', 'dicom id', 'sop instance uid', *PATH_NAMES),
@@ -146,7 +146,7 @@ def patients_unknown(
     "Is this a set whose patients nobody knows?"
     return bool(table.patient_id.isna().all())
 
-# %% ../../nbs/api/data/tables.ipynb #46b00da9
+# %% ../../nbs/api/data/tables.ipynb #c9406f85
 def refuse_unclear_patients(
     ids:pd.Series, # From `patient_ids`
     path:str|Path  # The file, for the message
@@ -166,7 +166,7 @@ def refuse_chexpert(
         f"{path}: is a table of CheXpert, whose images lie in folders of patients and some of which are lateral. "
         f"Make a data set of it: chestnb_import {Path(path).parent} --to NEW_FOLDER")
 
-# %% ../../nbs/api/data/tables.ipynb #489e2b1f
+# %% ../../nbs/api/data/tables.ipynb #9b41de1d
 def unknown_notes(
     table:pd.DataFrame, # One row an image
     findings:tuple      # Its findings
@@ -174,14 +174,16 @@ def unknown_notes(
     "What the table does not say, counted."
     words = dict(patient_id='patient', follow_up='follow-up number', age='age', sex='sex', view_position='view position')
     gaps = {word: int(table[name].isna().sum()) for name, word in words.items()}
-    gaps |= {f'label {name}': int(table[name].isna().sum()) for name in findings if table[name].dtype != bool}
+    partial = [name for name in findings if table[name].dtype != bool]
+    silent = int(table[list(findings)].isna().all(axis=1).sum()) if len(partial) == len(findings) else 0
+    gaps |= {f'label {name}': int(table[name].isna().sum()) - silent for name in partial}
     whole = [word for word, n in gaps.items() if n == len(table)]
     some = [f'{word} of {plural(n, "image")}' for word, n in gaps.items() if 0 < n < len(table)]
-    nothing = table[list(findings)].isna().all(axis=1).sum() if any(table[name].dtype != bool for name in findings) else 0
-    return ([f"unknown for all images: {listed(whole, 20)}"] if whole else []) + ([f"unknown: {listed(some, 20)}"] if some else []) \
-        + ([f"no label at all: {plural(nothing, 'image')}, whose labels are unknown, not 'No Finding'"] if nothing else [])
+    notes = {f'unknown for all images: {listed(whole, 20)}': whole, f'unknown: {listed(some, 20)}': some,
+             f"no label at all: {plural(silent, 'image')}; unknown, not 'No Finding'": silent}
+    return [note for note, applies in notes.items() if applies]
 
-# %% ../../nbs/api/data/tables.ipynb #f9ed80c4
+# %% ../../nbs/api/data/tables.ipynb #bd14abb7
 def refuse_missing(
     path:str|Path,  # The file, for the message
     header:list,    # Its column names
@@ -202,7 +204,7 @@ def image_texts(
     texts = [unescape_cell(text) for text in texts]
     return [re.split(r'[/\\]', text)[-1] for text in texts] if letters_of(name) in set(map(letters_of, PATH_NAMES)) else texts
 
-# %% ../../nbs/api/data/tables.ipynb #7edc5ad4
+# %% ../../nbs/api/data/tables.ipynb #7098bf7e
 def is_label_table(
     path:str|Path # A table
 ) -> bool:        # True if it has image names and labels
@@ -236,7 +238,7 @@ def read_metadata(
     if headers is not None and missing: cells |= headers(path, cells, missing)
     return metadata_table(path, cells, labels, findings, provenance or read_provenance(Path(path).parent))
 
-# %% ../../nbs/api/data/tables.ipynb #259d502a
+# %% ../../nbs/api/data/tables.ipynb #49e591b5
 def metadata_table(
     path:str|Path,         # The file, for messages
     cells:dict,            # NIH's name of a column -> list of text
@@ -274,5 +276,8 @@ def write_metadata(
     silent = [] if marked else np.flatnonzero(table[NO_FINDING].notna() & (np.array(cells['Finding Labels']) == '')) + 2
     refuse_rows(path, dict.fromkeys(silent, 'it has neither a finding nor No Finding'), "Correct its finding columns.")
     labels, _ = labels_of_rows(path, list(cells), rows, cells, marked, findings)
-    metadata_table(path, cells, labels, findings, provenance_of(table))
+    again = metadata_table(path, cells, labels, findings, provenance_of(table))
+    for name in ('patient_id', 'sex', 'view_position'): refuse_rows(path, {
+        row: f'{name} {table[name].iloc[row - 2]!r} would be read as unknown' for row in np.flatnonzero(again[name].isna() & table[name].notna().to_numpy()) + 2},
+        METADATA_COLUMNS[name][2])
     return write_csv(path, pd.DataFrame(cells))
