@@ -20,7 +20,7 @@ from ..core.files import whole_folder, write_csv
 from ..core.text import listed, plural
 from .boxes import write_boxes
 from .dataset import ChestDataset
-from .dicom_header import PICTURE_ENDINGS, DICOM_ENDINGS, dicom_row, follow_ups, is_dicom
+from .dicom_header import DICOM_ENDINGS, NO_ENDING, PICTURE_ENDINGS, dicom_row, follow_ups, is_dicom
 from .findings import NO_FINDING, UNKNOWN_POLICIES, letters_of
 from .images import image_size, read_image
 from .import_sources import NO_VIEW, random_state_kept, read_source
@@ -53,7 +53,7 @@ def is_image(
     path:str # A file
 ) -> bool:   # True for pictures and DICOM files
     "Whether a file is an image; files without an ending are asked."
-    return path.lower().endswith((*PICTURE_ENDINGS, *DICOM_ENDINGS)) or '.' not in os.path.basename(path) and os.path.isfile(path) and is_dicom(path)
+    return path.lower().endswith((*PICTURE_ENDINGS, *DICOM_ENDINGS)) or bool(NO_ENDING.fullmatch(os.path.basename(path))) and os.path.isfile(path) and is_dicom(path)
 
 # %% ../../nbs/api/data/importers.ipynb #6e5c0008
 class FileIndex:
@@ -180,7 +180,7 @@ def opened(
         try: facts.append(file_facts(path, whole) if path else {})
         except UserError as error:
             facts.append({})
-            reasons.append(str(error).removeprefix(f'{path}: ').split('. ')[0])
+            reasons.append(str(error).removeprefix(f'{path}: ').replace(path, os.path.basename(path)).split('. ')[0])
         else: reasons.append('')
     return facts, reasons
 
@@ -287,7 +287,7 @@ def summary_of(
     notes:list             # Sentences
 ) -> str:                  # Lines for the terminal
     "What was imported, what was left out and what the user should know."
-    counts = left_out.reason.str.replace(r'(?<=another view): .*', '', regex=True).str.split(': ').str[0].value_counts()
+    counts = left_out.reason.str.split(': ').str[0].value_counts()
     lines = [repr(dataset), f'Findings ({len(dataset.findings)}): {listed(dataset.findings, 20)}.', *notes]
     if len(left_out): lines.append(f'Left out ({len(left_out):,}, listed in left_out.csv): ' + '; '.join(f'{reason}: {n:,}' for reason, n in counts.items()) + '.')
     return '\n'.join(lines)
