@@ -152,7 +152,7 @@ def test_a_thousand_copies_are_a_thousand_rows_not_half_a_million():
 
 
 def test_a_killed_worker_is_a_sentence(small, monkeypatch):
-    monkeypatch.setattr(data_audit, '_inspect_chunk', os._exit)
+    monkeypatch.setattr(data_audit, 'read_image', lambda path: os._exit(9))
     assert '--workers 1' in message(lambda: inspect_images([1]*100, workers=2, progress=False))
 
 

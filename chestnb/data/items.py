@@ -59,7 +59,7 @@ class Findings(Transform):
     def encodes(self, name:str): return self.batch([name])[0]
     def decodes(self, target:TensorMultiCategory):
         return FindingNames([finding for finding, present in zip(self.vocab, target) if present > 0.5])
-    def __getstate__(self): return self.__dict__ | {'row': {}, 'targets': self.targets[:0]}
+    def __getstate__(self): return self.__dict__ | {'row': {}, 'targets': torch.empty(0, self.c)} # a slice would take its whole storage along
 
 # %% ../../nbs/api/data/items.ipynb #761896b2
 @patch
@@ -102,7 +102,7 @@ def forget(self:GreyImages):
 def __getstate__(self:GreyImages):
     "What travels in an exported `Learner`: the recipe, and neither pixels nor patients."
     empty = self.pixels[:0], self.seen[:0]
-    return self.__dict__ | dict(zip(('pixels', 'seen'), empty)) | dict(dataset=None, row={}, pack=None, is_cached=False, _masked=set())
+    return self.__dict__ | dict(zip(('pixels', 'seen'), empty)) | dict(dataset=None, row={}, pack=None, is_cached=False, _masked=frozenset())
 
 # %% ../../nbs/api/data/items.ipynb #336b0c62
 @patch
@@ -200,14 +200,13 @@ def without_lungs(self:GreyImages,
     return [name for name in names if name not in self.masked]
 
 @patch(as_prop=True)
-def masked(self:GreyImages) -> set: # Names of the images with a non-empty mask of a lung
+def masked(self:GreyImages) -> frozenset: # Names of the images with a non-empty mask of a lung
     "Images that have a lung mask."
     if '_masked' not in self.__dict__:
-        rows = self.dataset.segmentation
-        if rows is None: raise UserError(f'{self.dataset.path} has no segmentation.csv, so nothing says where the lungs are. '
-                                         'Add the file (CheXmask format, lesson 00) or use lung_crop=False.')
-        filled = (rows['Left Lung'] != '') | (rows['Right Lung'] != '')
-        self._masked = set(rows.loc[filled, 'image'])
+        if not (self.dataset.path/'segmentation.csv').is_file(): raise UserError(
+            f'{self.dataset.path} has no segmentation.csv, so nothing says where the lungs are. '
+            'Add the file (CheXmask format, lesson 00) or use lung_crop=False.')
+        self._masked = self.dataset.masked_images
     return self._masked
 
 # %% ../../nbs/api/data/items.ipynb #5fd25176
