@@ -28,6 +28,7 @@ import chestnb.data.download as data_download
 from chestnb.data.dataset import ChestDataset
 from chestnb.data.findings import FINDINGS, NO_FINDING
 from chestnb.data.nih import is_official_test, nih_metadata
+from chestnb.data.provenance import CHESTMNIST_PROVENANCE, NIH_PROVENANCE
 from chestnb.data.tables import patients_unknown, read_metadata
 from chestnb.data.download import FetchRecord, RemoteFile, bytes_of, fetch_file, md5_of, request_headers, retry_after
 from chestnb.data.archives import NIH_ARCHIVES, chosen_archives, fetch_nih, images_of_archives, run_all, unpack, write_ours
@@ -43,7 +44,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from faulty_server import FaultyServer, wait_until
 
 COUNTS = (3, 5, 4)
-MADE = {'data.csv', 'split.csv', 'BBox_List_2017.csv', 'NIH_ATTRIBUTION.txt', 'fetch_record.json', 'images'}
+MADE = {'data.csv', 'dataset.json', 'split.csv', 'BBox_List_2017.csv', 'NIH_ATTRIBUTION.txt', 'fetch_record.json', 'images'}
 
 
 @pytest.fixture(scope='module')
@@ -104,7 +105,8 @@ class Nih:
         images = {path.name: path.read_bytes() for path in (self.folder/'images').iterdir()}
         assert images == {name: self.pixels[name] for n in parts for name in self.deal[n]}
         for n in parts if archives else (): assert md5((self.folder/self.archives[n].name).read_bytes()) == self.archives[n].md5
-        assert set(ChestDataset(self.folder).table.image) == set(images)
+        dataset = ChestDataset(self.folder)
+        assert set(dataset.table.image) == set(images) and dataset.provenance == NIH_PROVENANCE and not dataset.is_synthetic
 
     def sent(self): return {n: self.server.sent[remote.name] for n, remote in self.archives.items()}
     def sizes(self): return {n: remote.n_bytes for n, remote in self.archives.items()}
@@ -667,7 +669,7 @@ def test_a_complete_kaggle_folder_gets_no_images_folder(small):
     assert len(ChestDataset(small.folder)) == len(small.table)
 
 
-@pytest.mark.parametrize('name', ['data.csv', 'split.csv', 'BBox_List_2017.csv', 'NIH_ATTRIBUTION.txt'])
+@pytest.mark.parametrize('name', ['data.csv', 'dataset.json', 'split.csv', 'BBox_List_2017.csv', 'NIH_ATTRIBUTION.txt'])
 def test_a_file_of_the_users_is_not_overwritten(small, name):
     small.folder.mkdir()
     (small.folder/name).write_text('mine')
@@ -887,7 +889,7 @@ def test_chestmnist_becomes_a_data_set(mnist, faults, capsys):
     folder, arrays, server, remote = mnist
     server.faults['chestmnist.npz'] = list(faults)
     fetch_chestmnist(folder, 28, remote=remote, progress=False)
-    assert {p.name for p in folder.iterdir()} == {'images', 'data.csv', 'chestmnist.npz', 'fetch_record.json', data_chestmnist.MEDMNIST_SPLIT, 'READ_THIS_FIRST.txt'}
+    assert {p.name for p in folder.iterdir()} == {'images', 'data.csv', 'chestmnist.npz', 'dataset.json', 'fetch_record.json', data_chestmnist.MEDMNIST_SPLIT, 'READ_THIS_FIRST.txt'}
     dataset = ChestDataset(folder)
     for part in ('train', 'val', 'test'):
         for number, pixels in enumerate(arrays[f'{part}_images']):
@@ -920,7 +922,7 @@ def test_nothing_is_invented_and_nothing_pretended(mnist):
     summary = dataset.summary()
     assert summary.patients.isna().all() and 'unknown patients' in repr(dataset)
     dataset._repr_html_()
-    assert not dataset.is_synthetic and dataset.release == 'subset/unknown'
+    assert dataset.provenance == CHESTMNIST_PROVENANCE and not dataset.is_synthetic and dataset.release == 'subset/unknown'
 
 
 def test_a_file_that_was_downloaded_before(mnist, tmp_path):
@@ -1070,6 +1072,6 @@ def test_the_command_line(tmp_path):
     (tmp_path/'chestnb_nih').write_text(small_disk)
     done = subprocess.run([sys.executable, str(tmp_path/'chestnb_nih'), '--to', str(tmp_path/'nih'), '--dry_run'], capture_output=True, text=True)
     assert done.returncode == 0 and '2,914,187,733' in done.stdout and 'Warning: ' in done.stdout and not done.stderr and not (tmp_path/'nih').exists()
-    assert 'Give a folder: --to DIR' in run('chestnb_nih').stderr and 'Give a folder: --to DIR' in run('chestnb_chestmnist').stderr
+    for name in ('chestnb_nih', 'chestnb_chestmnist'): assert '--to DIR' in run(name).stderr and 'Traceback' not in run(name).stderr
     done = run('chestnb_chestmnist', '--size', '100', '--to', str(tmp_path/'x'))
     assert done.returncode == 2 and '28, 64, 128, 224' in done.stderr and not (tmp_path/'x').exists()

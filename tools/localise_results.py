@@ -20,7 +20,8 @@ from chestnb.core.files import write_csv, write_json
 from chestnb.model.config import SMALL_FUSION
 from chestnb.evaluation.localisation import (baseline_scores, box_pairs, box_targets, centre_prior, check_boxes_unseen, localisation_differences, localisation_table,
     random_scores, readable_localisation, score_maps, structure_table)
-from chestnb.model.saliency import pair_maps, randomisation_check
+from chestnb.model.maps import pair_maps
+from chestnb.model.sanity import randomisation_check
 from chestnb.data.parts import images_in
 from chestnb.data.official import official_split
 from chestnb.data.split import patient_split
@@ -78,7 +79,7 @@ def main(data, out, epochs, runs):
     scores['random 8×8'] = scores.pop('random')
     result = localisation_table(scores, pairs)
     write_csv(out/'localisation.csv', result.round(4))
-    differences = [localisation_differences(scores, pairs, reference).assign(minus=reference) for reference in ('random 8×8', 'centre', 'usual place')]
+    differences = [localisation_differences(scores, pairs, reference).assign(minus=reference) for reference in ('random 8×8', 'centre', 'location prior')]
     write_csv(out/'localisation_differences.csv', pd.concat(differences).round(4))
     if maps: maps['centre'] = np.broadcast_to(centre_prior(128), targets.shape)
     if maps: write_csv(out/'localisation_structures.csv', structure_table(maps, pairs.image, dataset).round(4))

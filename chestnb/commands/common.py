@@ -97,7 +97,7 @@ def command(
         return run
     return decorate
 
-# %% ../../nbs/api/commands/common.ipynb #59f9e9ed
+# %% ../../nbs/api/commands/common.ipynb #1bc4e1c2
 def option_of(
     field,        # A field of a dataclass
     note:str,     # The comment behind it
@@ -107,7 +107,8 @@ def option_of(
     kinds = [kind for kind in (bool, int, float) if re.search(rf'\b{kind.__name__}\b', str(getattr(field.type, '__name__', field.type)))]
     default = field.default if field.default is not dataclasses.MISSING else field.default_factory()
     values = f'; one of {", ".join(map(str, choices))}' if choices else ''
-    return Param(f'{note}{values} (default: {default})'.replace('%', '%%'), yes_or_no if kinds[:1] == [bool] else kinds[0] if kinds else str)
+    said = '' if default in ('', 0) else f' (default: {default})'
+    return Param(f'{note}{values}{said}'.replace('%', '%%'), yes_or_no if kinds[:1] == [bool] else kinds[0] if kinds else str)
 
 def yes_or_no(
     text:str # 'yes', 'no', 'true', 'false', '1' or '0'
@@ -120,16 +121,17 @@ def yes_or_no(
 def options_from(
     config,         # A dataclass with a comment behind each field
     leave:tuple=(), # Fields that are no options
-    choices:dict={} # Name of a field -> values allowed
+    choices:dict={}, # Name of a field -> values allowed
+    keep:bool=False # Keep `**options`, for another configuration
 ):                  # A decorator of a function with `**options`
     "Give a command an option for each field of a configuration."
     notes, fields = docments(config, returns=False), [f for f in dataclasses.fields(config) if f.name not in leave]
     def decorate(function):
-        own = [p for p in inspect.signature(function).parameters.values() if p.kind != p.VAR_KEYWORD]
-        taken = {p.name for p in own}
+        own = list(inspect.signature(function).parameters.values())
+        rest, own = [p for p in own if p.kind == p.VAR_KEYWORD], [p for p in own if p.kind != p.VAR_KEYWORD]
         more = [inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option_of(f, notes[f.name] or '', choices.get(f.name)))
-                for f in fields if f.name not in taken]
-        function.__signature__ = inspect.Signature(own + more)
+                for f in fields if f.name not in {p.name for p in own}]
+        function.__signature__ = inspect.Signature(own + more + rest*keep)
         return function
     return decorate
 

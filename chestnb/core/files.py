@@ -10,7 +10,7 @@ __all__ = ['TEMPORARY', 'FORMULA', 'ESCAPED', 'MANIFEST', 'write_atomically', 't
            'exchange', 'remove_replaced', 'recover', 'whole_folder', 'replace_folder', 'kept_files']
 
 # %% ../../nbs/api/core/files.ipynb #47a46c0b
-import hashlib, json, os, re, shutil, tempfile, uuid, warnings
+import csv, hashlib, json, os, re, shutil, tempfile, uuid, warnings
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Callable
@@ -146,8 +146,9 @@ def write_csv(
     index:bool=False  # Write the row labels too
 ) -> Path:            # `path`
     "Write a table atomically as CSV with Unix line ends; a text that looks like a formula gets an apostrophe (`unescape_cell`)."
-    safe = map_texts(frame, escape_cell)
-    return write_atomically(path, lambda file: safe.to_csv(file, index=index, lineterminator='\n'))
+    safe, form = map_texts(frame, escape_cell), dict(index=index, lineterminator='\n')
+    text = safe.to_csv(**form)
+    return write_text(path, safe.to_csv(**form, quoting=csv.QUOTE_NONNUMERIC) if '\r' in text else text)   # a lone \r is not quoted otherwise
 
 def read_csv(
     path:str|Path, # A file that `write_csv` wrote
@@ -309,12 +310,11 @@ def remove_replaced(
     old:Path, # A folder that was replaced
     path:Path # The one that replaced it
 ):
-    "Remove what is ours or has been carried over, and nothing else."
-    written, kept = read_manifest(old), set(files_in(path).values())
-    left = []
-    for name, checksum in files_in(old).items():
-        if name == MANIFEST or written.get(name) == checksum or checksum in kept: continue
-        left.append(name)
+    "Remove what is ours or has been carried over, and nothing else; the manifest last, so that an interruption can be made up for."
+    written, kept = read_manifest(old) if (old/MANIFEST).exists() else {}, set(files_in(path).values())
+    files = {name: checksum for name, checksum in files_in(old).items() if name != MANIFEST}
+    left = [name for name, checksum in files.items() if written.get(name) != checksum and checksum not in kept]
+    for name in files.keys() - set(left): (old/name).unlink()
     if not left: return shutil.rmtree(old, ignore_errors=True)
     warnings.warn(f'{old}: this old folder stays, because {listed(left)} changed while it was replaced.')
 

@@ -27,7 +27,9 @@ from .images import find_images
 from .nih import NIH_ATTRIBUTION, nih_metadata
 from .official import official_split
 from .parts import save_split
-from .tables import open_text, torchxrayvision_file, write_metadata
+from .provenance import NIH_PROVENANCE, write_provenance
+from .rows import open_text
+from .tables import torchxrayvision_file, write_metadata
 
 # %% ../../nbs/api/data/archives.ipynb #a6000008
 NIH_ARCHIVES = {number: RemoteFile(f'images_{number:03}.tar.gz', f'https://nihcc.box.com/shared/static/{link}.gz', md5, n_bytes, n_images)
@@ -210,6 +212,7 @@ def nih_files(
     with tempfile.TemporaryDirectory() as folder:
         write_metadata(table, Path(folder)/'data.csv')
         save_split(split[split.image.isin(table.image)], Path(folder)/'split.csv')
+        write_provenance(folder, NIH_PROVENANCE)
         files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
     boxes = open_text(torchxrayvision_file('BBox_List_2017.csv.gz')).encode()
     return {**files, 'BBox_List_2017.csv': boxes, 'NIH_ATTRIBUTION.txt': f'{NIH_ATTRIBUTION}\n'.encode()}
@@ -392,7 +395,7 @@ def fetch_nih(
         _do_all(plans, folder, here, record, connections, remove_archives, progress)
         here = images_here(folder)
         for name, content in nih_files(metadata, here).items(): write_ours(folder/name, content, record)
-    print(f'{len(here):,} images, data.csv, split.csv (official) and BBox_List_2017.csv are in {folder}.')
+    print(f'{len(here):,} images, data.csv, dataset.json, split.csv (official) and BBox_List_2017.csv are in {folder}.')
     return folder
 
 # %% ../../nbs/api/data/archives.ipynb #a6000075

@@ -24,6 +24,7 @@ from .download import fetch_file, FetchRecord, KEPT, RemoteFile, TIMEOUTS
 from .findings import FINDINGS, NO_FINDING
 from .nih import NIH_ATTRIBUTION
 from .parts import PATIENTS_UNKNOWN, save_split
+from .provenance import CHESTMNIST_PROVENANCE, write_provenance
 from .tables import write_metadata
 
 # %% ../../nbs/api/data/chestmnist.ipynb #a6000081
@@ -232,6 +233,7 @@ def convert_chestmnist(folder, size, file, remote, record, progress):
     with tempfile.TemporaryDirectory() as other:
         write_metadata(table, Path(other)/'data.csv')
         save_split(chestmnist_split(table), Path(other)/MEDMNIST_SPLIT)
+        write_provenance(other, CHESTMNIST_PROVENANCE)
         for path in sorted(Path(other).iterdir()): write_ours(folder/path.name, path.read_bytes(), record)
     write_ours(folder/'READ_THIS_FIRST.txt', MEDMNIST_NOTE.encode(), record)
     record.set('chestmnist', 'images', len(table))

@@ -6,19 +6,20 @@
 __all__ = ['BINNINGS', 'NORMS', 'BRIER_PARTS', 'LOGIT_LIMIT', 'CALIBRATION_MEASURES', 'READABLE', 'bin_edges', 'bin_numbers',
            'binning_note', 'checked_pair', 'reliability_curve', 'reliability_with_intervals', 'calibration_error',
            'brier_score', 'brier_parts', 'log_odds_of', 'logistic_line', 'intercept_at', 'calibration_line',
-           'absent_of', 'calibration_table', 'calibration_note', 'readable_calibration', 'models_of_same_images',
-           'compare_calibration']
+           'calibration_table', 'calibration_note', 'readable_calibration', 'named_models', 'compare_calibration']
 
-# %% ../../nbs/api/evaluation/reliability.ipynb #6d3758ba
+# %% ../../nbs/api/evaluation/reliability.ipynb #14e0d39d
 import numpy as np
 import pandas as pd
 from scipy.special import expit
 from tqdm import tqdm
 from ..core.errors import UserError
-from ..core.text import interval_text, listed
-from .metrics import auroc
+from ..core.text import interval_text
+from .comparison import aligned
+from .intervals import ratio_influence, sums_by_unit, wilson_interval
+from .metrics import absent_findings, auroc
 from .resampling import interval, resample_weights, resampled_sums
-from .scored import Scored
+from .scored import how_made, Scored
 
 # %% ../../nbs/api/evaluation/reliability.ipynb #569d94f6
 BINNINGS = ('quantile', 'width')
@@ -75,32 +76,21 @@ def reliability_curve(target,                    # 0 or 1, shape (n_images,)
     curve.insert(1, 'high', edges[curve.index + 1])
     return curve.reset_index(drop=True)
 
-# %% ../../nbs/api/evaluation/reliability.ipynb #e79a119e
-def _resampleable(target, group, patients):
-    "Which groups of images have positive images of two patients or more, and negative ones too"
-    seen = pd.DataFrame({'group': group, 'target': target, 'patient': patients})
-    counts = seen.groupby(['group', 'target'])['patient'].nunique().unstack(fill_value=0)
-    return (counts.reindex(columns=[False, True], fill_value=0) > 1).all(axis=1).to_numpy()
-
+# %% ../../nbs/api/evaluation/reliability.ipynb #99875824
 def reliability_with_intervals(target,                    # 0 or 1, shape (n_images,)
                                score,                     # Probabilities, shape (n_images,)
                                patients,                  # Patient of each image, shape (n_images,)
                                n_bins: int = 10,          # How many bins, at most
                                binning: str = 'quantile', # One of `BINNINGS`
-                               n_resamples: int = 1000,   # How many resamples
-                               seed: int = 0,             # The same seed draws the same patients
-                               unit: str = 'patient',     # What is drawn: 'patient', or 'image' to see what goes wrong
                               ) -> pd.DataFrame: # `reliability_curve` with observed_low and observed_high
     "A reliability curve with 95 % intervals over patients"
     curve = reliability_curve(target, score, n_bins, binning)
     target, score = checked_pair(target, score)
-    number, weights = resample_weights(patients, n_resamples, seed, unit)
+    units, number = np.unique(patients, return_inverse=True)
     _, place = np.unique(bin_numbers(score, bin_edges(score, n_bins, binning)), return_inverse=True)
     inside = np.eye(len(curve))[place]
-    images, positives = np.split(resampled_sums(np.c_[inside, inside*target[:, None]], number, weights), 2, axis=1)
-    observed = np.divide(positives, images, out=np.full(images.shape, np.nan), where=images > 0)
-    observed[:, ~_resampleable(target, place, patients)] = np.nan
-    curve['observed_low'], curve['observed_high'], _ = interval(observed)
+    positives, images = (sums_by_unit(values, number, len(units)) for values in (inside*target[:, None], inside))
+    curve['observed_low'], curve['observed_high'] = wilson_interval(ratio_influence(positives, images, (images > 0).sum(axis=0)))
     return curve
 
 # %% ../../nbs/api/evaluation/reliability.ipynb #12452c46
@@ -222,8 +212,8 @@ def _measures(sums, line):
     values = [score/images, share, np.abs(gaps).sum(axis=1), brier, skill*defined, slope*defined, intercept*defined]
     return np.stack(values, axis=1), gaps
 
-# %% ../../nbs/api/evaluation/reliability.ipynb #8b8a7985
-def _finding_draws(target, score, patients, number, weights, n_bins, binning):
+# %% ../../nbs/api/evaluation/reliability.ipynb #22dc0126
+def _finding_draws(target, score, number, weights, n_bins, binning):
     "Measures of one finding (m,), in each resample (n_resamples, m), and the ECE that chance adds in each (n_resamples,)"
     if not len(target): return (np.full(shape, np.nan) for shape in (len(CALIBRATION_MEASURES), (weights.shape[1], len(CALIBRATION_MEASURES)), weights.shape[1]))
     columns, line = _summands(target, score, bin_edges(score, n_bins, binning))
@@ -231,29 +221,24 @@ def _finding_draws(target, score, patients, number, weights, n_bins, binning):
     sums = resampled_sums(columns, number, weights)
     sums[sums[:, 0] == 0] = np.nan # a resample without any known label
     drawn, gaps = _measures(sums, line)
-    if not _resampleable(target, np.zeros(len(target)), patients).all(): drawn[:], gaps[:] = np.nan, np.nan
+    if min(len(np.unique(number[which])) for which in (target, ~target)) < 2: drawn[:], gaps[:] = np.nan, np.nan # of one patient
     return point, drawn, np.abs(gaps - gap).sum(axis=1)
 
 def _calibration_draws(scored, n_bins, binning, n_resamples, seed, unit, disable=False):
     "`_finding_draws` of each finding and their mean over the present ones: (k + 1, m), (n_resamples, k + 1, m), (n_resamples, k + 1)"
     if len(scored) == 0: raise UserError(f'There is no image to score (protocol {scored.protocol}); give predictions of at least one.')
-    number, weights = resample_weights(scored.patients, n_resamples, seed, unit)
+    number, weights = resample_weights(scored.units(unit), n_resamples, seed)
     progress = tqdm(range(len(scored.findings)), desc='calibration', delay=2, leave=False, disable=disable)
-    parts = zip(*(_finding_draws(*scored.finding(i), number[scored.known(i)], weights, n_bins, binning) for i in progress))
+    parts = zip(*(_finding_draws(*scored.finding(i)[:2], number[scored.known(i)], weights, n_bins, binning) for i in progress))
     points, draws, chance = (np.stack(part, axis=axis) for part, axis in zip(parts, (0, 1, 1)))
-    present = ~np.isin(scored.findings, absent_of(scored))
+    present = ~np.isin(scored.findings, absent_findings(scored.targets, scored.findings))
     return _with_mean(points, present, 0), _with_mean(draws, present, 1), _with_mean(chance, present, 1)
 
-# %% ../../nbs/api/evaluation/reliability.ipynb #f4405c2d
+# %% ../../nbs/api/evaluation/reliability.ipynb #459a59e2
 def _with_mean(values, present, axis):
     "Append the mean over the present findings"
     mean = values.compress(present, axis).mean(axis, keepdims=True) if present.any() else np.full_like(values.take([0], axis), np.nan)
     return np.concatenate([values, mean], axis)
-
-def absent_of(scored: Scored, # Predictions and labels
-             ) -> list: # Names of the findings without a known positive or without a known negative image
-    "Findings that have no calibration line and no AUROC in these images"
-    return [f for f, column in zip(scored.findings, scored.targets.T) if not ((column == 0).any() and (column == 1).any())]
 
 # %% ../../nbs/api/evaluation/reliability.ipynb #9ef54da2
 def _ece_interval(point, values, chance):
@@ -277,7 +262,7 @@ def _measure_columns(points, draws, chance):
         columns |= {name: points[:, i], f'{name}_low': bounds[0], f'{name}_high': bounds[1]}
     return columns
 
-# %% ../../nbs/api/evaluation/reliability.ipynb #e09e5287
+# %% ../../nbs/api/evaluation/reliability.ipynb #8176ef79
 def calibration_table(scored: Scored,          # Predictions and labels
                       n_bins: int = 15,        # Bins of the ECE and of the Brier parts
                       binning: str = 'width',  # One of `BINNINGS`
@@ -295,19 +280,17 @@ def calibration_table(scored: Scored,          # Predictions and labels
     frame['ece_chance'] = chance.mean(axis=0) if n_resamples else np.nan
     pairs = (scored.finding(i)[:2] for i in range(len(scored.findings)))
     parts = pd.DataFrame([brier_parts(*pair, n_bins, binning) if len(pair[0]) else {} for pair in pairs], index=index[:-1], columns=BRIER_PARTS)
-    parts.loc['macro'] = parts.drop(absent_of(scored)).mean()
+    parts.loc['macro'] = parts.drop(absent_findings(scored.targets, scored.findings)).mean()
     frame = frame.join(parts)
     frame.attrs = _how_made(scored, frame, n_bins, binning, n_resamples, seed, unit)
     return frame
 
 def _how_made(scored, frame, n_bins, binning, n_resamples, seed, unit):
     "The `attrs` of a table: how it was made, and what it lacks"
-    absent = absent_of(scored)
-    no_interval = [f for f, low in frame['ece_low'].items() if n_resamples and np.isnan(low) and f not in absent]
-    return dict(data=scored.note, protocol=scored.protocol, synthetic=scored.provenance.synthetic, n_bins=n_bins, binning=binning, n_resamples=n_resamples,
-                seed=seed, unit=unit, absent=absent, no_interval=no_interval, unknown={f: int(n) for f, n in zip(scored.findings, np.isnan(scored.targets).sum(axis=0)) if n})
+    bare = frame.index[frame['ece_low'].isna() & ~frame.index.isin(absent_findings(scored.targets, scored.findings))]
+    return how_made(scored, n_resamples, seed, unit, bare) | dict(data=scored.note, n_bins=n_bins, binning=binning)
 
-# %% ../../nbs/api/evaluation/reliability.ipynb #f688ff64
+# %% ../../nbs/api/evaluation/reliability.ipynb #87b4f286
 def calibration_note(table: pd.DataFrame, # From `calibration_table` or `compare_calibration`
                     ) -> str: # One sentence or more
     "How the table was made: binning, protocol, resamples, and what has no interval or no score"
@@ -321,31 +304,21 @@ def calibration_note(table: pd.DataFrame, # From `calibration_table` or `compare
     if made['unknown']: note += f'. Labels unknown and left out of their finding: {", ".join(f"{f} ({n:,})" for f, n in made["unknown"].items())}'
     return note + '.'
 
-READABLE = {'prevalence': (100, 1, ''), 'mean_score': (100, 1, ''), 'ece': (1, 4, ''), 'brier': (1, 4, ''), 'slope': (1, 2, ''),
-            'calibration_intercept': (1, 2, '+'), 'ece_difference': (1, 4, '+'), 'brier_difference': (1, 5, '+')} # factor, digits, sign
+READABLE = {'prevalence': (1, '', True), 'mean_score': (1, '', True), 'ece': (4, '', False), 'brier': (4, '', False), 'slope': (2, '', False),
+            'calibration_intercept': (2, '+', False), 'ece_difference': (4, '+', False), 'brier_difference': (5, '+', False)} # digits, sign, per cent
 
 def readable_calibration(table: pd.DataFrame, # From `calibration_table` or `compare_calibration`
-                        ) -> pd.DataFrame: # Text, for reading; shares in per cent
+                        ) -> pd.DataFrame: # Text, for reading
     "Numbers and intervals as text: 0.0131 [0.0090, 0.0172]"
-    frame = pd.DataFrame(index=table.index)
-    for name, (factor, digits, sign) in READABLE.items():
-        if name not in table: continue
-        values = factor*table[[name, f'{name}_low', f'{name}_high']].to_numpy()
-        frame[name.replace('_', ' ') + (' (%)' if factor == 100 else '')] = [interval_text(*row, digits, sign) for row in values]
-    return frame
+    names = [name for name in READABLE if name in table]
+    return pd.DataFrame({name.replace('_', ' '): [interval_text(*row, *READABLE[name]) for row in table[[name, f'{name}_low', f'{name}_high']].to_numpy(float)]
+                         for name in names}, index=table.index)
 
-# %% ../../nbs/api/evaluation/reliability.ipynb #2a03aa3f
-def models_of_same_images(models, # One `Scored`, or a name -> `Scored` of several
-                         ) -> dict: # Name -> `Scored`
-    "Models by name, refused unless they scored the same images and findings"
-    models = {models.name: models} if isinstance(models, Scored) else dict(models)
-    if not models: raise UserError('No models given; expected a dictionary from a name to `Scored`.')
-    (first_name, first), *others = models.items()
-    for name, scored in others:
-        if list(scored.images) == list(first.images) and scored.findings == first.findings: continue
-        raise UserError(f'{name!r} scored {len(scored):,} images and the findings {listed(scored.findings)}; {first_name!r} {len(first):,} images and '
-                        f'{listed(first.findings)}. Expected the same images in the same order, and the same findings: join each with the same table.')
-    return models
+# %% ../../nbs/api/evaluation/reliability.ipynb #1f51d7a1
+def named_models(models, # One `Scored`, or a name -> `Scored` of several
+                ) -> dict: # Name -> `Scored`, in the order of the first
+    "Models by name, refused unless they scored the same images and labels"
+    return aligned({models.name: models} if isinstance(models, Scored) else dict(models))
 
 def compare_calibration(models: dict,            # Name -> `Scored`, of the same images; the first is the reference, usually the uncalibrated one
                         n_bins: int = 15,        # Bins of the ECE
@@ -356,7 +329,7 @@ def compare_calibration(models: dict,            # Name -> `Scored`, of the same
                        ) -> pd.DataFrame: # One row a model and finding: measures, and ECE and Brier difference to the reference
     "Calibration before and after, on the same patients"
     frames, reference = {}, None
-    for name, scored in models_of_same_images(models).items():
+    for name, scored in named_models(models).items():
         points, draws, chance = _calibration_draws(scored, n_bins, binning, n_resamples, seed, 'patient', disable)
         reference = reference or (points, draws)
         columns = _measure_columns(points, draws, chance) | _difference_columns(points - reference[0], draws - reference[1])

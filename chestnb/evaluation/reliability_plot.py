@@ -5,26 +5,26 @@
 # %% auto #0
 __all__ = ['drawn_findings', 'plot_reliability']
 
-# %% ../../nbs/api/evaluation/reliability_plot.ipynb #a4a1f66d
+# %% ../../nbs/api/evaluation/reliability_plot.ipynb #c7df780a
 import numpy as np
 from textwrap import fill
 from ..core.errors import UserError
-from .reliability import absent_of, binning_note, calibration_error, models_of_same_images, reliability_with_intervals
+from .metrics import absent_findings
+from .reliability import binning_note, calibration_error, named_models, reliability_with_intervals
 from .roc import COLOURS
 
-# %% ../../nbs/api/evaluation/reliability_plot.ipynb #36c39acc
+# %% ../../nbs/api/evaluation/reliability_plot.ipynb #d2222f3d
 def drawn_findings(findings, # A finding, or several; None for all that have positive and negative images
                    scored,   # `Scored`
                   ) -> list: # Names
     "The findings to draw, checked"
-    if findings is None: findings = [f for f in scored.findings if f not in absent_of(scored)]
+    if findings is None: findings = [f for f in scored.findings if f not in absent_findings(scored.targets, scored.findings)]
     findings = [findings] if isinstance(findings, str) else list(findings)
-    unknown = [f for f in findings if f not in scored.findings]
-    if unknown: raise UserError(f'finding is {unknown[0]!r}; expected one of {", ".join(scored.findings)}.')
+    for finding in findings: scored.position(finding) # refuses an unknown name
     if not findings: raise UserError('No finding has both positive and negative images; there is no reliability to draw.')
     return findings
 
-# %% ../../nbs/api/evaluation/reliability_plot.ipynb #a8945bb2
+# %% ../../nbs/api/evaluation/reliability_plot.ipynb #f3b462ed
 def _draw_panel(ax, curves, heading):
     "Observed share against mean score, with intervals, beside the diagonal"
     most = max(np.nanmax(curve[['mean_score', 'observed', 'observed_high']].to_numpy()) for curve in curves.values())
@@ -39,38 +39,36 @@ def _draw_panel(ax, curves, heading):
 
 def _ece_title(models, findings):
     "The ECE of each model, in words"
-    def ece(scored): return np.mean([calibration_error(*scored.finding(scored.findings.index(f))[:2]) for f in findings])
+    def ece(scored): return np.mean([calibration_error(*scored.finding(f)[:2]) for f in findings])
     values = [f'{ece(scored):.4f}{" " + name if name else ""}' for name, scored in models.items()]
     what = findings[0].replace('_', ' ') + ':' if len(findings) == 1 else f'Mean of {len(findings)} findings:'
     return f'{what} ECE {", ".join(values)}'
 
-# %% ../../nbs/api/evaluation/reliability_plot.ipynb #daa40944
+# %% ../../nbs/api/evaluation/reliability_plot.ipynb #8f8ec38a
 def plot_reliability(models,                    # `Scored`, or name -> `Scored` of several, of the same images
                      findings=None,             # A finding, or several; None for all that have positive and negative images
                      title: str = '',           # What the figure shows; none given: the ECE of each model
                      n_bins: int = 10,          # Bins of the curve
                      binning: str = 'quantile', # 'quantile' or 'width', for the curve
-                     n_resamples: int = 1000,   # Resamples for the error bars
-                     seed: int = 0,             # The same seed draws the same patients
                     ): # matplotlib Figure
     "Reliability curves with 95 % intervals over patients, several models in one figure"
     import matplotlib.pyplot as plt
-    models = models_of_same_images(models)
+    models = named_models(models)
     scored = next(iter(models.values()))
     findings = drawn_findings(findings, scored)
-    columns, single = min(len(findings), 5), len(findings) == 1
-    rows = -(-len(findings)//columns)
+    columns, rows, single = min(len(findings), 5), -(-len(findings)//5), len(findings) == 1
     fig, axes = plt.subplots(rows, columns, figsize=(7.2, 6) if single else (2.7*columns, 2.7*rows + 1.1), layout='constrained', squeeze=False)
-    for ax in axes.flat[len(findings):]: ax.axis('off')
+    for ax in axes.flat[len(findings):]: ax.remove()
     for ax, finding in zip(axes.flat, findings):
-        i = scored.findings.index(finding)
-        curves = {name: reliability_with_intervals(*model.finding(i), n_bins, binning, n_resamples, seed) for name, model in models.items()}
+        curves = {name: reliability_with_intervals(*model.finding(finding)[:2], model.units()[model.known(finding)], n_bins, binning)
+                  for name, model in models.items()}
         _draw_panel(ax, curves, '' if single else finding)
     bins = ('' if title else 'ECE: 15 bins of equal width; ') + f'curves: {binning_note(n_bins, binning)}'
     _finish(fig, axes, title or _ece_title(models, findings), f'{scored.note}, 95 % patient intervals', bins, single)
     plt.close(fig) # a notebook shows the returned figure, once
     return fig
 
+# %% ../../nbs/api/evaluation/reliability_plot.ipynb #ddf77109
 def _finish(fig, axes, title, data, bins, single):
     "Labels, legend and title of the whole figure"
     fig.supxlabel('Mean predicted probability', fontsize=11)

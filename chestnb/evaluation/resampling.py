@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['UNITS', 'MEANS', 'OPERATING', 'resample_weights', 'interval', 'resampled_sums', 'resampled_scores',
-           'present_findings', 'with_means', 'patient_bootstrap', 'operating_columns', 'operating_from_sums',
-           'operating_scores', 'operating_bootstrap', 'exact_bounds', 'placements', 'delong', 'difference_test',
-           'bootstrap_p', 'holm']
+           'present_findings', 'common_pot', 'with_means', 'ratio', 'of_two_units', 'patient_bootstrap',
+           'operating_columns', 'operating_from_sums', 'operating_scores', 'operating_bootstrap', 'exact_bounds',
+           'structural_components', 'delong', 'difference_test', 'bootstrap_p', 'holm']
 
 # %% ../../nbs/api/evaluation/resampling.ipynb #77832246
 import math
@@ -14,7 +14,7 @@ import numpy as np
 from statistics import NormalDist
 from tqdm import tqdm
 from ..core.errors import UserError
-from .metrics import auroc_per_finding, mean_ranks, RankedScores, weighted_scores
+from .metrics import auroc_per_finding, checked_arrays, mean_ranks, RankedScores, weighted_scores
 
 # %% ../../nbs/api/evaluation/resampling.ipynb #5cab97f5
 UNITS = ('patient', 'image')
@@ -77,11 +77,17 @@ def resampled_scores(ranked: RankedScores, # One finding's images, sorted
 # %% ../../nbs/api/evaluation/resampling.ipynb #6150cff9
 MEANS = ('macro', 'micro', 'weighted')
 
-def present_findings(targets, # 0 or 1, shape (n_images, n_findings)
+def present_findings(targets, # 1 positive, 0 negative, NaN unknown, shape (n_images, n_findings)
                     ) -> np.ndarray: # (n_findings,) bool
     "Findings with at least one positive and one negative image"
-    targets = np.asarray(targets).astype(bool)
-    return targets.any(axis=0) & ~targets.all(axis=0)
+    targets = np.asarray(targets, dtype=float)
+    return (targets == 1).any(axis=0) & (targets == 0).any(axis=0)
+
+def common_pot(targets, # 1 positive, 0 negative, NaN unknown, shape (n_images, n_findings)
+              ) -> np.ndarray: # (n_images, n_findings) bool
+    "Which labels the micro mean is over: known ones of findings that have both positives and negatives"
+    targets = np.asarray(targets, dtype=float)
+    return ~np.isnan(targets) & present_findings(targets)
 
 # %% ../../nbs/api/evaluation/resampling.ipynb #ae56f2b3
 def with_means(each,      # Score of each finding, shape (..., n_findings)
@@ -92,22 +98,26 @@ def with_means(each,      # Score of each finding, shape (..., n_findings)
     "Append macro, micro and prevalence-weighted mean"
     each, weight = np.asarray(each, dtype=float), np.where(present, positives, 0).astype(float)
     macro = each[..., present].mean(axis=-1) if present.any() else np.full(each.shape[:-1], np.nan)
-    weighted = _ratio((weight*np.where(weight > 0, each, 0)).sum(axis=-1), weight.sum(axis=-1))
+    weighted = ratio((weight*np.where(weight > 0, each, 0)).sum(axis=-1), weight.sum(axis=-1))
     return np.concatenate([each, np.stack([macro, micro, weighted], axis=-1)], axis=-1)
 
 # %% ../../nbs/api/evaluation/resampling.ipynb #4b6339ba
-def _ratio(part, whole):
+def ratio(part,  # Numbers, any shape
+          whole, # Numbers, 0 or more, same shape
+         ) -> np.ndarray: # Same shape
     "Quotient, NaN where the whole is 0"
     part, whole = np.broadcast_arrays(np.asarray(part, dtype=float), np.asarray(whole, dtype=float))
     return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
 
 # %% ../../nbs/api/evaluation/resampling.ipynb #8ce77cc3
-def _two_units(which, number):
-    "For each column of a 0/1 array: do the ones come from at least two units?"
+def of_two_units(which,  # True for some images of each finding, (n_images, n_findings) bool
+                 number, # Number of each image's unit, shape (n_images,)
+                ) -> np.ndarray: # (n_findings,) bool
+    "Do these images of a finding come from at least two units?"
     return np.array([len(np.unique(number[column])) > 1 for column in which.T], dtype=bool)
 
 # %% ../../nbs/api/evaluation/resampling.ipynb #3c71cc99
-def patient_bootstrap(targets,                 # 0 or 1, shape (n_images, n_findings)
+def patient_bootstrap(targets,                 # 1 positive, 0 negative, NaN unknown, shape (n_images, n_findings)
                       scores,                  # Probabilities, shape (n_images, n_findings)
                       patient_ids,             # Patient of each image, shape (n_images,)
                       n_resamples: int = 1000, # How many resamples
@@ -116,15 +126,14 @@ def patient_bootstrap(targets,                 # 0 or 1, shape (n_images, n_find
                       disable: bool = False,   # Hide the progress bar (it shows only after 2 s)
                      ) -> dict: # 'auroc' and 'average_precision', each (n_resamples, n_findings + 3): findings, then `MEANS`
     "Scores of every finding, and their means, in each resample of the patients"
-    auroc_per_finding(targets, scores) # refuses NaN, other shapes and targets other than 0 and 1
-    targets, scores = np.asarray(targets, bool), np.asarray(scores)
+    targets, scores = checked_arrays(targets, scores)
     number, weights = resample_weights(patient_ids, n_resamples, seed, unit)
-    columns = [(targets[:, i], scores[:, i], number) for i in range(targets.shape[1])]
-    columns.append((targets.ravel(), scores.ravel(), number.repeat(targets.shape[1])))
-    each = np.stack([resampled_scores(RankedScores(*column, n_units=len(weights)), weights)
-                     for column in tqdm(columns, desc=f'{n_resamples:,} resamples', delay=2, leave=False, disable=disable)])
-    alone, present = ~(_two_units(targets, number) & _two_units(~targets, number)), present_findings(targets)
-    each[:-1][alone], positives = np.nan, resampled_sums(targets, number, weights)
+    owner, present = np.broadcast_to(number[:, None], targets.shape), present_findings(targets)
+    masks = [np.s_[known, i] for i, known in enumerate(~np.isnan(targets).T)] + [common_pot(targets)]
+    each = np.stack([resampled_scores(RankedScores(targets[mask], scores[mask], owner[mask], len(weights)), weights)
+                     for mask in tqdm(masks, desc=f'{n_resamples:,} resamples', delay=2, leave=False, disable=disable)])
+    alone = ~(of_two_units(targets == 1, number) & of_two_units(targets == 0, number))
+    each[:-1][alone], positives = np.nan, resampled_sums(targets == 1, number, weights)
     result = [with_means(each[:-1, i].T, each[-1, i], positives, present) for i in range(2)]
     if (alone & present).any(): # a finding that does not move would make these means look too sure
         for values in result: values[:, [-3, -1]] = np.nan
@@ -133,20 +142,19 @@ def patient_bootstrap(targets,                 # 0 or 1, shape (n_images, n_find
 # %% ../../nbs/api/evaluation/resampling.ipynb #f73e7c8d
 OPERATING = ('sensitivity', 'specificity', 'ppv', 'npv', 'f1', 'brier')
 
-def operating_columns(targets,    # 0 or 1, shape (n_images, n_findings)
+def operating_columns(targets,    # 1 positive, 0 negative, NaN unknown, shape (n_images, n_findings)
                       scores,     # Probabilities, shape (n_images, n_findings)
-                      thresholds, # An image is marked at or above it; one number, or one a finding, 0 to 1
-                     ) -> np.ndarray: # (n_images, 5*n_findings): found, marked, positive, 1, squared error
-    "What each image adds to the sums that the operating scores are made of"
-    auroc_per_finding(targets, scores) # refuses NaN, other shapes and targets other than 0 and 1
-    targets, scores = np.asarray(targets, bool), np.asarray(scores, dtype=float)
+                      thresholds, # An image is flagged at or above it; one number, or one a finding, 0 to 1
+                     ) -> np.ndarray: # (n_images, 5*n_findings): true positive, flagged, positive, known, squared error
+    "What each image adds to the sums that the operating scores are made of; nothing where its label is unknown"
+    targets, scores = checked_arrays(targets, np.asarray(scores, dtype=float))
     thresholds = np.broadcast_to(np.asarray(thresholds, dtype=float), scores.shape[1:])
     if not ((thresholds >= 0) & (thresholds <= 1)).all():
         raise UserError(f'thresholds are {thresholds.tolist()}; expected numbers from 0 to 1, one for all findings or one a finding.')
     if ((scores < 0) | (scores > 1)).any():
         raise UserError('some scores are outside 0 to 1; expected probabilities. If these are logits, apply the sigmoid first.')
-    marked = scores >= thresholds
-    return np.concatenate([targets & marked, marked, targets, np.ones(targets.shape), (scores - targets)**2], axis=1)
+    known, positive, flagged = ~np.isnan(targets), targets == 1, scores >= thresholds
+    return np.concatenate([positive & flagged, known & flagged, positive, known, np.where(known, scores - targets, 0)**2], axis=1)
 
 # %% ../../nbs/api/evaluation/resampling.ipynb #17f24a93
 def operating_from_sums(sums,    # Sums of `operating_columns` over images, shape (..., 5*n_findings)
@@ -154,25 +162,25 @@ def operating_from_sums(sums,    # Sums of `operating_columns` over images, shap
                        ) -> dict: # Name in `OPERATING` -> (..., n_findings + 3): findings, then `MEANS`
     "Operating scores from the sums of their columns"
     parts = np.moveaxis(sums.reshape(*sums.shape[:-1], 5, len(present)), -2, 0)
-    found, marked, positive, images, squares = np.concatenate([parts, parts.sum(axis=-1, keepdims=True)], axis=-1)
-    negative, left = images - positive, images - positive - marked + found
-    some, any_negative = positive > 0, negative > 0
-    each = (_ratio(found, positive), _ratio(left, negative), _ratio(found, marked*some),
-            _ratio(left, (images - marked)*any_negative), _ratio(2*found, (marked + positive)*some), _ratio(squares, images))
+    tp, flagged, positive, images, squares = np.concatenate([parts, parts[..., present].sum(axis=-1, keepdims=True)], axis=-1)
+    negative, tn = images - positive, images - positive - flagged + tp
+    any_positive, any_negative = positive > 0, negative > 0
+    each = (ratio(tp, positive), ratio(tn, negative), ratio(tp, flagged*any_positive),
+            ratio(tn, (images - flagged)*any_negative), ratio(2*tp, (flagged + positive)*any_positive), ratio(squares, images))
     return {name: with_means(values[..., :-1], values[..., -1], positive[..., :-1], present) for name, values in zip(OPERATING, each)}
 
 # %% ../../nbs/api/evaluation/resampling.ipynb #c1b047c6
-def operating_scores(targets,    # 0 or 1, shape (n_images, n_findings)
+def operating_scores(targets,    # 1 positive, 0 negative, NaN unknown, shape (n_images, n_findings)
                      scores,     # Probabilities, shape (n_images, n_findings)
-                     thresholds, # An image is marked at or above it; one number, or one a finding, 0 to 1
+                     thresholds, # An image is flagged at or above it; one number, or one a finding, 0 to 1
                     ) -> dict: # Name in `OPERATING` -> (n_findings + 3,): findings, then `MEANS`
     "Sensitivity, specificity, PPV, NPV, F1 at thresholds, and the Brier score"
     return operating_from_sums(operating_columns(targets, scores, thresholds).sum(axis=0), present_findings(targets))
 
 # %% ../../nbs/api/evaluation/resampling.ipynb #8d178619
-def operating_bootstrap(targets,                 # 0 or 1, shape (n_images, n_findings)
+def operating_bootstrap(targets,                 # 1 positive, 0 negative, NaN unknown, shape (n_images, n_findings)
                         scores,                  # Probabilities, shape (n_images, n_findings)
-                        thresholds,              # An image is marked at or above it; one number, or one a finding, 0 to 1
+                        thresholds,              # An image is flagged at or above it; one number, or one a finding, 0 to 1
                         patient_ids,             # Patient of each image, shape (n_images,)
                         n_resamples: int = 1000, # How many resamples
                         seed: int = 0,           # The same seed draws the same patients
@@ -181,10 +189,10 @@ def operating_bootstrap(targets,                 # 0 or 1, shape (n_images, n_fi
     "Operating scores in each resample of the patients; the thresholds stay as they are"
     columns = operating_columns(targets, scores, thresholds)
     number, weights = resample_weights(patient_ids, n_resamples, seed, unit)
-    present, targets = present_findings(targets), np.asarray(targets, bool)
+    present, targets = present_findings(targets), np.asarray(targets, float)
     result = operating_from_sums(resampled_sums(columns, number, weights), present)
-    for names, which in ((('sensitivity', 'ppv', 'f1'), targets), (('specificity', 'npv'), ~targets)):
-        alone = ~_two_units(which, number) # of one patient: no interval, and none for the means that it is a part of
+    for names, which in ((('sensitivity', 'ppv', 'f1'), targets == 1), (('specificity', 'npv'), targets == 0)):
+        alone = ~of_two_units(which, number) # of one patient: no interval, and none for the means that it is a part of
         lost = np.r_[alone, (alone & present).any(), False, (alone & present).any()]
         for name in names: result[name][:, lost] = np.nan
     return result
@@ -201,9 +209,9 @@ def exact_bounds(share,   # Shares that are 0 or 1, any shape
     return np.where(share == 1, edge, 0.), np.where(share == 0, 1 - edge, 1.)
 
 # %% ../../nbs/api/evaluation/resampling.ipynb #8e19cf48
-def placements(target, # 0 or 1, both present, shape (n_images,)
-               score,  # Any real number, shape (n_images,)
-              ) -> tuple: # Share of negatives each positive beats (n_positive,), share of positives that beat each negative (n_negative,)
+def structural_components(target, # 0 or 1, both present, shape (n_images,)
+                          score,  # Any real number, shape (n_images,)
+                         ) -> tuple: # Share of negatives each positive beats (n_positive,), share of positives that beat each negative (n_negative,)
     "Each image's share of the pairs won, a tie counting half"
     target, score = np.asarray(target).astype(bool), np.asarray(score)
     rank, positive, negative = mean_ranks(score), score[target], score[~target]
@@ -211,18 +219,18 @@ def placements(target, # 0 or 1, both present, shape (n_images,)
             1 - (rank[~target] - mean_ranks(negative))/len(positive))
 
 # %% ../../nbs/api/evaluation/resampling.ipynb #ec3ddd1f
-def delong(target,        # 0 or 1, shape (n_images,)
+def delong(target,        # 1 positive, 0 negative, NaN unknown (left out), shape (n_images,)
            scores,        # One column a model, any real numbers, shape (n_images, n_models)
            clusters=None, # Patient of each image, shape (n_images,); None takes every image for independent, as DeLong did
           ) -> tuple: # AUROC (n_models,) and its covariance (n_models, n_models); NaN where there is too little to tell
     "AUROC of models on the same images with their covariance, after DeLong (1988) or, with clusters, Obuchowski (1997)"
-    scores, target = np.asarray(scores), np.asarray(target)
+    scores, target = np.asarray(scores), np.asarray(target, dtype=float)
     areas = auroc_per_finding(np.repeat(target[:, None], scores.shape[1], axis=1), scores)
-    target, clusters = target.astype(bool), np.arange(len(target)) if clusters is None else clusters
-    number = np.unique(clusters, return_inverse=True)[1]
+    known, clusters = ~np.isnan(target), np.arange(len(target)) if clusters is None else np.asarray(clusters)
+    target, scores, number = target[known] == 1, scores[known], np.unique(clusters[known], return_inverse=True)[1]
     n, n_up, n_down = (len(np.unique(number[which])) for which in (slice(None), target, ~target))
     if min(n_up, n_down) < 2: return areas, np.full((len(areas), len(areas)), np.nan)
-    up, down = (np.stack(values) for values in zip(*(placements(target, score) for score in scores.T)))
+    up, down = (np.stack(values) for values in zip(*(structural_components(target, score) for score in scores.T)))
     up, down = (np.stack([np.bincount(number[which], value - area, n) for value, area in zip(values, areas)])/which.sum()
                 for which, values in ((target, up), (~target, down)))
     both = up @ down.T*n/(n - 1)

@@ -5,34 +5,23 @@
 # %% auto #0
 __all__ = ['EVALUATION_FILES', 'evaluation_identity', 'refuse_other_evaluation', 'save_evaluation']
 
-# %% ../../nbs/api/evaluation/results.ipynb #03b352cd
-import json
+# %% ../../nbs/api/evaluation/results.ipynb #40036c61
 import pandas as pd
 from pathlib import Path
 from ..core.errors import UserError
-from ..core.files import save_figure, write_csv, write_json, written_together
-from ..data.findings import FINDINGS
-from .predictions import check_predictions
-from .roc import plot_roc
+from ..core.files import checksum_of_table, read_json, save_figure, sha256_of, write_csv, write_json, written_together
+from .scored import Scored
 from .scores import score_note, score_table
+from .roc import plot_roc
 
-# %% ../../nbs/api/evaluation/results.ipynb #06e0a101
-def _checksum(frame):
-    "A checksum of the rows of a table, in any order"
-    return f'{int(pd.util.hash_pandas_object(frame, index=False).sum()):016x}'
-
-def evaluation_identity(predictions: pd.DataFrame, # With the columns `COLUMNS`
-                        table: pd.DataFrame,       # Metadata of exactly these images
-                        n_resamples: int,          # Resamples of the patients
-                        seed: int,                 # Seed of the resamples
-                        protocol: str,             # One of `PROTOCOLS`
+# %% ../../nbs/api/evaluation/results.ipynb #41deb889
+def evaluation_identity(scored: Scored, # Predictions and labels
                        ) -> dict: # Checksums and settings, for `metrics.json`
     "What two equal evaluations share"
-    labels = table[['image', 'patient_id', *FINDINGS]].astype({'image': str, 'patient_id': str} | dict.fromkeys(FINDINGS, bool))
-    return dict(predictions=_checksum(check_predictions(predictions)), labels=_checksum(labels),
-                n_resamples=n_resamples, seed=seed, protocol=protocol)
+    labels = pd.DataFrame(scored.targets, columns=list(scored.findings)).assign(image=scored.images.astype(str), patient_id=scored.patients.astype(str))
+    return dict(predictions=checksum_of_table(scored.predictions), labels=checksum_of_table(labels), protocol=scored.protocol)
 
-# %% ../../nbs/api/evaluation/results.ipynb #06e0a102
+# %% ../../nbs/api/evaluation/results.ipynb #aaa18538
 EVALUATION_FILES = ('metrics.csv', 'roc.png', 'metrics.json') # The last one says of what the others are
 
 def refuse_other_evaluation(out,             # Folder of the evaluation
@@ -43,32 +32,32 @@ def refuse_other_evaluation(out,             # Folder of the evaluation
     there = [Path(out)/name for name in EVALUATION_FILES if (Path(out)/name).exists()]
     if overwrite or not there: return
     remedy = 'Give another folder (--out), or replace it with --overwrite (in Python: overwrite=True).'
-    try: old = dict(json.loads((Path(out)/'metrics.json').read_text(encoding='utf-8'))['identity'])
-    except (OSError, ValueError, KeyError, TypeError):
+    try:
+        said = read_json(Path(out)/'metrics.json', 'what `save_evaluation` wrote')
+        old, files = dict(said['identity']), dict(said.get('files', {}))
+    except (UserError, KeyError, TypeError, ValueError):
         raise UserError(f'{there[0]} exists, and nothing beside it says which predictions it was made of. It is left alone. {remedy}') from None
+    changed = [str(Path(out)/name) for name, checksum in files.items() if not (Path(out)/name).exists() or sha256_of(Path(out)/name) != checksum]
+    if changed: raise UserError(f'{", ".join(changed)}: not as it was written (edited, or left by an interrupted run). It is left alone. {remedy}')
     other = [name if name in ('predictions', 'labels') else f'{name} ({old.get(name)} there, {identity[name]} asked for)'
              for name in identity if old.get(name) != identity[name]]
     if other: raise UserError(f'{there[0]} holds the scores of other {", ".join(other)}. It is left alone. {remedy}')
 
-# %% ../../nbs/api/evaluation/results.ipynb #8a15c141
-def save_evaluation(predictions: pd.DataFrame,  # With the columns `COLUMNS`
-                    table: pd.DataFrame,        # Metadata of exactly these images
-                    out,                        # Folder for metrics.csv, metrics.json and roc.png
-                    note: str = '',             # For the figure's title, such as the model's name
-                    n_resamples: int = 1000,    # Resamples of the patients
-                    seed: int = 0,              # The same seed draws the same patients
-                    protocol: str = 'standard', # One of `PROTOCOLS`
-                    disable: bool = False,      # Hide the progress bar
-                    overwrite: bool = False,    # Replace the scores of other predictions, labels or settings
+# %% ../../nbs/api/evaluation/results.ipynb #3ac48c63
+def save_evaluation(scored: Scored,          # Predictions and labels
+                    out,                     # Folder for metrics.csv, metrics.json and roc.png
+                    note: str = '',          # For the figure's title, such as the model's name
+                    overwrite: bool = False, # Replace the scores of other predictions, labels or settings
                    ) -> pd.DataFrame: # The score table
     "Score predictions and leave the table and the figure in a folder"
-    identity = evaluation_identity(predictions, table, n_resamples, seed, protocol)
+    identity = evaluation_identity(scored)
     refuse_other_evaluation(out, identity, overwrite)
-    scores = score_table(predictions, table, n_resamples, seed, protocol, disable=disable)
-    figure, numbers = plot_roc(predictions, table, note, protocol), scores.astype(object).where(scores.notna(), None)
+    scores, figure = score_table(scored), plot_roc(scored, note)
+    numbers = scores.astype(object).where(scores.notna(), None)
     with written_together(out, EVALUATION_FILES) as folder:
-        write_csv(folder/'metrics.csv', scores.reset_index().assign(protocol=protocol, resampled='patients', seed=seed))
+        write_csv(folder/'metrics.csv', scores.reset_index().assign(protocol=scored.protocol, unit=scores.attrs['unit']))
         save_figure(figure, folder/'roc.png')
-        write_json(folder/'metrics.json', {'identity': identity, 'made': scores.attrs, 'note': score_note(scores),
+        write_json(folder/'metrics.json', {'identity': identity, 'files': {name: sha256_of(folder/name) for name in EVALUATION_FILES[:2]},
+                                           'made': scores.attrs, 'note': score_note(scores), 'recognised': list(scored.notes),
                                            'scores': numbers.to_dict('index')})
     return scores

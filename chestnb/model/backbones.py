@@ -27,7 +27,7 @@ def check_backbone(
     today = get_deprecated_models().get(name) if isinstance(name, str) else None
     if today:
         warnings.warn(f'{name!r} is an old name of timm; it means {today!r}, which is used.')
-        return today
+        return check_backbone(today)
     if isinstance(name, str) and timm.is_model(name) and timm.get_pretrained_cfg(name.split('.')[0]):
         if '.' not in name or name in timm.list_models(f"{name.split('.')[0]}.*", include_tags=True): return name
         close = timm.list_models(f"{name.split('.')[0]}.*", include_tags=True)[:3]
