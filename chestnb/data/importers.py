@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['XRV_NAMES', 'XRV_DEPTH', 'stem_of', 'image_files', 'is_image', 'FileIndex', 'agreement', 'deciding_folders',
-           'plain_names', 'decided_labels', 'kept_findings', 'why_left_out', 'file_facts', 'opened', 'metadata_of',
+           'flat_names', 'decided_labels', 'kept_findings', 'why_left_out', 'file_facts', 'opened', 'metadata_of',
            'age_in_years', 'boxes_of', 'refuse_target', 'place_image', 'write_import', 'summary_of', 'import_rows',
            'refuse_repeated', 'import_source', 'xrv_image', 'xrv_source', 'import_torchxrayvision']
 
@@ -108,7 +108,7 @@ def deciding_folders(
     return max(unique, depth) - 1
 
 # %% ../../nbs/api/data/importers.ipynb #6e5c0011
-def plain_names(
+def flat_names(
     paths:list, # Paths of files
     depth:int=1 # Parts of the path to use at least
 ) -> list:      # File names, all different, also on disks that ignore capitals
@@ -315,7 +315,7 @@ def import_rows(
     left_out = pd.DataFrame([*source.left_out, *table.loc[table.reason != '', ['name', 'reason']].itertuples(index=False, name=None)], columns=['image', 'reason'])
     table = table[table.reason == '']
     if not len(table): raise UserError(f'{to}: nothing to import: ' + '; '.join(f'{reason}: {n:,}' for reason, n in left_out.reason.value_counts().head(5).items()) + '. Check the paths of the source.')
-    table = table.assign(image=plain_names([path or f'{stem_of(str(name))}.png' for path, name in zip(table.file, table.name)], source.depth))
+    table = table.assign(image=flat_names([path or f'{stem_of(str(name))}.png' for path, name in zip(table.file, table.name)], source.depth))
     metadata = metadata_of(table, findings, source.provenance)
     boxes, remark = boxes_of(source, table, metadata, findings)
     dataset = write_import(to, source, table, metadata, boxes, left_out, copy, progress)
