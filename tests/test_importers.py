@@ -17,7 +17,8 @@ from chestnb.data.dataset import ChestDataset
 from chestnb.data.dicom import write_dicom
 from chestnb.data.import_sources import candidates, padchest_labels, table_headers
 from chestnb.data.import_tables import ImportRules
-from chestnb.data.importers import FileIndex, import_source, import_torchxrayvision, flat_names
+from chestnb.data.import_files import FileIndex, flat_names
+from chestnb.data.importers import import_source, import_torchxrayvision
 from chestnb.data.provenance import Provenance, read_provenance
 
 CHEXPERT = ('Path,Sex,Age,Frontal/Lateral,AP/PA,No Finding,Enlarged Cardiomediastinum,Cardiomegaly,Lung Opacity,Lung Lesion,Edema,Consolidation,Pneumonia,'
@@ -451,11 +452,11 @@ def test_image_names_are_plain_and_unique(paths):
 
 def test_looking_for_files_does_not_grow_with_the_square_of_their_number(tmp_path, monkeypatch):
     "All images of CheXpert are called view1_frontal.jpg."
-    from chestnb.data import importers
+    from chestnb.data import import_files
     names = [f'CheXpert-v1.0-small/train/patient{i:05}/study1/view1_frontal.jpg' for i in range(300)]
     for name in names: picture(tmp_path/name, size=(1, 1))
-    calls, real = [], importers.agreement
-    monkeypatch.setattr(importers, 'agreement', lambda *arguments: calls.append(1) or real(*arguments))
+    calls, real = [], import_files.agreement
+    monkeypatch.setattr(import_files, 'agreement', lambda *arguments: calls.append(1) or real(*arguments))
     files = FileIndex(tmp_path)
     assert [files.find(name, 2) for name in names] == [(str(tmp_path/name), '') for name in names] and len(calls) == 300
 

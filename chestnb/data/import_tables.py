@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SOURCE_COLUMNS', 'MARK_WORDS', 'MARK_VALUES', 'Source', 'ImportRules', 'source_table', 'mark_of', 'named_column',
-           'marks_of_texts', 'marks_of_columns', 'read_plain']
+           'marks_of_texts', 'marks_of_columns', 'plain_facts', 'plain_labels', 'read_plain']
 
 # %% ../../nbs/api/data/import_tables.ipynb #6e5b0003
 import re
@@ -120,6 +120,31 @@ def marks_of_columns(
     return pd.DataFrame(marks)
 
 # %% ../../nbs/api/data/import_tables.ipynb #6e5a0031
+def plain_facts(
+    path:Path,   # The table, for messages
+    header:list, # Its column names
+    rows:list,   # Lists of text
+    taken:set    # Places of label columns
+) -> dict:       # 'age', 'sex' and 'view', as far as the table has them
+    "Columns of a plain table that are known by their usual names; strange cells are refused."
+    facts = dict(view=['Frontal']*len(rows))
+    for key, name, convert in (('age', 'age', parse_age), ('sex', 'sex', parse_sex), ('view', 'view_position', lambda text: text if view_of(text) else 'Frontal')):
+        place = column_place(header, COLUMN_NAMES[name], path)
+        if place is not None and place not in taken:
+            facts[key] = convert_column([row[place] for row in rows], convert, path, header[place], METADATA_COLUMNS[name][2])
+    return facts
+
+def plain_labels(
+    path:Path,   # The table, for messages
+    header:list, # Its column names
+    rows:list,   # Lists of text
+    places:set   # Places of label columns
+) -> pd.DataFrame: # One column a finding, perhaps 'No Finding'
+    "Labels of a plain table: columns of 0 and 1, or one column of texts."
+    texts = [row[min(places)] for row in rows]
+    worded = len(places) == 1 and any(not is_unknown(text) and not re.fullmatch(r'-?[01]\.0', text.strip()) and text.strip().lower() not in MARK_VALUES for text in texts)
+    return marks_of_texts(texts) if worded else marks_of_columns(path, rows, {header[place]: place for place in sorted(places)})
+
 def read_plain(
     path:Path,         # Any table of text
     tables:dict,       # All tables of the folder (not needed here)
@@ -127,18 +152,12 @@ def read_plain(
 ) -> Source:           # Its images
     "Read a table whose columns the user names."
     header, rows = read_rows(path)
-    if not (rules.image and rules.labels): raise UserError(f"{path}: name its columns: --image NAME --patient NAME --labels NAME,NAME. Its columns are {listed(header, 30)}.")
-    places = {name.strip(): named_column(path, header, name.strip(), '--labels') for name in rules.labels.split(',')}
-    texts = [row[next(iter(places.values()))] for row in rows]
-    worded = len(places) == 1 and not all(is_unknown(text) or text.strip().lower() in MARK_VALUES or re.fullmatch(r'\s*-?[01]\.0\s*', text) for text in texts)
-    marks = marks_of_texts(texts) if worded else marks_of_columns(path, rows, {header[place]: place for place in places.values()})
-    found = {key: column_place(header, COLUMN_NAMES[name], path) for key, name in (('age', 'age'), ('sex', 'sex'), ('view', 'view_position'))}
-    columns = {key: [row[place] for row in rows] for key, place in found.items() if place is not None and place not in places.values()}
-    for key, convert in (('age', parse_age), ('sex', parse_sex)):
-        if key in columns: columns[key] = convert_column(columns[key], convert, path, header[found[key]], METADATA_COLUMNS[key][2])
-    columns['view'] = [text if view_of(text) else 'Frontal' for text in columns.get('view', ['']*len(rows))]
+    if not (rules.image and rules.labels): raise UserError(
+        f"{path}: name its columns: --image NAME --patient NAME --labels NAME,NAME. Its columns are {listed(header, 30)}.")
+    places = {named_column(path, header, name.strip(), '--labels') for name in rules.labels.split(',')}
+    marks, image = plain_labels(path, header, rows, places), named_column(path, header, rules.image, '--image')
     patient = [row[named_column(path, header, rules.patient, '--patient')] for row in rows] if rules.patient else None
-    image = named_column(path, header, rules.image, '--image')
-    table = source_table(marks, name=[row[image] for row in rows], patient=patient, **columns)
-    return Source('table', table, tuple(name for name in marks if name != NO_FINDING), stated if (stated := read_provenance(path.parent)).stated else Provenance(rules.name or 'unknown', path.name),
+    table = source_table(marks, name=[row[image] for row in rows], patient=patient, **plain_facts(path, header, rows, places))
+    stated = read_provenance(path.parent)
+    return Source('table', table, tuple(name for name in marks if name != NO_FINDING), stated if stated.stated else Provenance(rules.name or 'unknown', path.name),
                   notes=[] if rules.patient else ['No --patient was named: patients are unknown, and a split by patient is not possible.'])
