@@ -1,5 +1,6 @@
 """Training: interruption by kill -9, resuming, saving and loading in another process, refusals. Tiny model, few synthetic images."""
 import json, signal, subprocess, sys
+from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
 from fastai.callback.core import Callback
 from chestnb.data.findings import FINDINGS
@@ -420,3 +421,31 @@ def test_unfinite_loss_is_found_in_groups_on_a_gpu(monkeypatch):
     with pytest.raises(model_runs.CancelFitException):
         for i in range(120): see(i, float('inf') if i == 70 else 1.)
     assert looks == [50, 50] and 'batch 71 of 120' in recorder.problem
+
+def test_early_stopping_goes_on_counting_after_an_interruption(dataset, split, tmp_path):
+    from fastai.callback.tracker import EarlyStoppingCallback
+    def stop(): return EarlyStoppingCallback('valid_loss', min_delta=100., patience=3)
+    class PowerCut(Callback):
+        def after_batch(self):
+            if self.training and self.epoch == 2: raise KeyboardInterrupt
+    config = TrainConfig(**TINY | {'epochs': 9, 'image_size': 32})
+    with pytest.raises(KeyboardInterrupt): train_model(dataset, split, tmp_path/'cut', config, progress=False, callbacks=[stop(), PowerCut()])
+    assert len(history_of(tmp_path/'cut')) == 2
+    for name in ('cut', 'whole'): train_model(dataset, split, tmp_path/name, config, resume=True, progress=False, callbacks=[stop()])
+    cut, whole = history_of(tmp_path/'cut'), history_of(tmp_path/'whole')
+    assert len(cut) == len(whole) < 9
+    np.testing.assert_allclose(cut, whole, atol=1e-5)
+
+BENCHMARK = Path(__file__).resolve().parent.parent/'benchmarks'/'gpu_speed.py'
+
+@pytest.mark.skipif(not BENCHMARK.exists(), reason='benchmarks are not part of an installed package')
+def test_gpu_benchmark_says_not_run_without_a_gpu_and_runs_as_a_smoke_test():
+    import os
+    blind = {**os.environ, 'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1'}
+    said = subprocess.run([sys.executable, BENCHMARK, '--json'], capture_output=True, text=True, env=blind, timeout=TIMEOUT)
+    assert said.returncode == 0 and 'not run: no CUDA GPU' in said.stdout, said.stderr
+    smoke = subprocess.run([sys.executable, BENCHMARK, '--cpu', '--json'], capture_output=True, text=True, env=blind, timeout=TIMEOUT)
+    assert smoke.returncode == 0, smoke.stderr
+    rows = {figure: (target, value) for figure, target, value in json.loads(smoke.stdout.splitlines()[-1])}
+    target, ratio = rows['training from a pack / resident batch']
+    assert target == 'none' and 0 < float(ratio) < 3
