@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['reading_threads', 'read_ahead', 'on_gpu', 'ReadsAhead', 'ChestDL', 'patient_texts', 'check_learning_split',
-           'findings_without_positives', 'tell_of_gaps', 'seed_dataloaders', 'image_reader', 'image_dataloader',
+           'findings_without_positives', 'warn_of_gaps', 'seed_dataloaders', 'image_reader', 'image_dataloader',
            'part_dataloader']
 
 # %% ../../nbs/api/data/loaders.ipynb #8fde3a71
@@ -155,7 +155,7 @@ def findings_without_positives(
     positives = (resolve_unknown(dataset.targets(images), unknown) == 1).sum(0)
     return [finding for finding, n in zip(dataset.findings, positives) if not n]
 
-def tell_of_gaps(
+def warn_of_gaps(
     dataset:ChestDataset, # The images
     reader:GreyImages,    # What reads them
     train:list,           # Names of the training images
