@@ -35,7 +35,7 @@ def simulated_predictions(table: pd.DataFrame,       # Metadata of the images, w
 # %% ../../nbs/api/evaluation/simulation.ipynb #c736f255
 STUDY_PREVALENCES = np.array([.103, .025, .119, .177, .052, .056, .013, .047, .042, .021, .022, .015, .030, .002]) # Of NIH's 14 findings
 STUDY_AUROCS = np.array([.79, .87, .83, .70, .78, .73, .69, .85, .75, .85, .89, .74, .76, .89])
-STUDY_THRESHOLDS = np.sqrt(2)*ndtri(STUDY_AUROCS) - ndtri(.75) # Scores that three quarters of the positives reach
+STUDY_THRESHOLDS = ndtr(np.sqrt(2)*ndtri(STUDY_AUROCS) - ndtri(.75) - 2) # Scores that three quarters of the positives reach
 
 def simulated_study(random: np.random.Generator, # Where chance comes from
                     n_patients: int,             # How many patients
@@ -48,7 +48,7 @@ def simulated_study(random: np.random.Generator, # Where chance comes from
     targets = ndtri(STUDY_PREVALENCES)*math.sqrt(1.73) + prone[number] + random.normal(size=(len(number), k)) > 0
     noise = (random.normal(size=(n_patients, k))[number] + random.normal(size=targets.shape))/math.sqrt(2)
     scores = np.sqrt(2)*ndtri(STUDY_AUROCS)*targets + noise
-    return targets, scores + model_noise*random.normal(size=scores.shape), number
+    return targets, ndtr(scores + model_noise*random.normal(size=scores.shape) - 2), number
 
 # %% ../../nbs/api/evaluation/simulation.ipynb #42ed5fed
 def study_truth() -> dict: # 'auroc', 'average_precision' and 'sensitivity' at `STUDY_THRESHOLDS`, each (14,)
@@ -57,5 +57,5 @@ def study_truth() -> dict: # 'auroc', 'average_precision' and 'sensitivity' at `
     threshold = np.linspace(-8, 12, 20_001)[:, None]
     tpr, fpr = ndtr(distance - threshold), ndtr(-threshold)
     precision = share*tpr/(share*tpr + (1 - share)*fpr)
-    return dict(auroc=STUDY_AUROCS, sensitivity=ndtr(distance - STUDY_THRESHOLDS),
+    return dict(auroc=STUDY_AUROCS, sensitivity=np.full(share.shape, .75),
                 average_precision=(-np.diff(tpr, axis=0)*(precision[1:] + precision[:-1])/2).sum(axis=0))
