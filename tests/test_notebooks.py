@@ -1,4 +1,5 @@
 """The form of the lessons: what a reader, a reviewer and the site rely on."""
+import ast
 import json
 import re
 from configparser import ConfigParser
@@ -9,9 +10,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT/'nbs'
-ALL = sorted(p.name for p in NBS.glob('[!_.]*.ipynb'))
+ALL = sorted(str(p.relative_to(NBS)) for p in NBS.rglob('*.ipynb') if not any(part.startswith(('_', '.')) for part in p.relative_to(NBS).parts))
 LESSONS = [n for n in ALL if re.match(r'\d\d_', n)]
-EXPORTING = [n for n in ALL if re.match(r'(\d\d|a\d+)_', n)]
+MODULES = [n for n in ALL if n.startswith('api/')]
+EXPORTING = LESSONS + MODULES
 URL = 'https://github.com/chestnb/chestnb'
 
 
@@ -38,7 +40,7 @@ def test_opens_with_title_and_subtitle(name):
     assert re.match(r'# \S.*\n\n?> \S[^\n]*\s*$', first), first
 
 
-@pytest.mark.parametrize('name', EXPORTING)
+@pytest.mark.parametrize('name', LESSONS)
 def test_says_what_is_built_needed_and_exported(name):
     text = prose(name)
     for word in ('What you will build', 'What you need', 'Time and hardware', 'Exports'): assert word in text, word
@@ -59,7 +61,7 @@ def test_is_small_and_has_clean_outputs(name):
             assert not re.search(r'/(root|home|tmp|work|Users)/', json.dumps(output)), f'code cell {number} shows a machine path'
 
 
-@pytest.mark.parametrize('name', EXPORTING)
+@pytest.mark.parametrize('name', LESSONS)
 def test_prose_and_code_are_about_even(name):
     code = [c for c in cells(name, 'code') if not c.source.startswith('#| hide')]
     ratio = len(cells(name, 'markdown'))/len(code)
@@ -72,9 +74,40 @@ def test_every_figure_has_alt_text(name):
 
 
 def test_one_notebook_one_module():
-    names = [m for n in ALL for c in cells(n, 'code') for m in re.findall(r'^#\| default_exp (\S+)', c.source, re.M)]
-    assert len(names) == len(set(names)), 'two notebooks export the same module: the second would overwrite the first'
-    assert len(names) == len(EXPORTING)
+    names = {n: m for n in ALL for c in cells(n, 'code') for m in re.findall(r'^#\| default_exp (\S+)', c.source, re.M)}
+    assert len(names) == len(set(names.values())), 'two notebooks export the same module: the second would overwrite the first'
+    assert set(names) == set(EXPORTING)
+    assert all(names[n] == n[4:-6].replace('/', '.') for n in MODULES), 'a module notebook lies where its module lies'
+
+
+def mixes_imports(source):
+    "nbdev runs every cell that holds an import when it builds the pages, so that such a cell holds nothing else."
+    if source.startswith('#| eval: false'): return False
+    try: body = ast.parse('\n'.join('pass' if re.match(r'\s*[!%]', line) else line for line in source.splitlines())).body
+    except SyntaxError: return False
+    kinds = {isinstance(node, (ast.Import, ast.ImportFrom)) for node in body}
+    return kinds == {True, False} or (bool(re.search(r'^(import|from) ', source, re.M)) and False in kinds)
+
+
+@pytest.mark.parametrize('name', ALL)
+def test_imports_stand_in_cells_of_their_own(name):
+    mixed = [c.source[:60] for c in cells(name, 'code') if mixes_imports(c.source)]
+    assert not mixed, mixed
+
+
+@pytest.mark.parametrize('name', ALL)
+def test_nothing_speaks_of_the_old_appendices(name):
+    "0.1 had appendices A1 to A14; they are module notebooks now, and are called by what they hold."
+    text = '\n'.join(c.source for c in cells(name))
+    assert not re.search(r'\b[Aa]ppendix A\d|\ba1?\d_\w+\.ipynb|\[A1?\d\b', text)
+
+
+@pytest.mark.parametrize('name', MODULES)
+def test_a_module_notebook_exports_and_checks(name):
+    code = [c.source for c in cells(name, 'code')]
+    exported = [s for s in code if re.match(r'#\| exports?\b', s)]
+    tests = [s for s in code if not s.startswith('#|') and re.search(r'\b(test_\w+\(|assert\b)', s)]
+    assert exported and (tests or name in ('api/all.ipynb',)), f'{len(exported)} exports, {len(tests)} cells that check'
 
 
 def test_sidebar_lists_every_notebook():
@@ -85,7 +118,7 @@ def test_sidebar_lists_every_notebook():
 @pytest.mark.parametrize('name', ALL)
 def test_links_to_files_resolve(name):
     for target in re.findall(r'\]\(([^)#\s]+)', prose(name)):
-        if not re.match(r'[a-z]+:', target): assert (NBS/target).exists(), f'{target} is not there'
+        if not re.match(r'[a-z]+:', target): assert ((NBS/name).parent/target).exists(), f'{target} is not there'
 
 
 @pytest.mark.parametrize('name', LESSONS)
@@ -99,7 +132,7 @@ def test_one_address_everywhere():
     settings = ConfigParser(delimiters=['='])
     settings.read(ROOT/'settings.ini')
     assert settings['DEFAULT']['git_url'] == URL
-    texts = [p.read_text(encoding='utf-8') for p in [ROOT/'README.md', *NBS.glob('*.ipynb')]]
+    texts = [p.read_text(encoding='utf-8') for p in [ROOT/'README.md', *NBS.rglob('*.ipynb')]]
     found = {u for t in texts for u in re.findall(r'github(?:\.com|/)([\w-]*/?chestnb)/(?:chestnb|blob)', t)}
     assert found <= {'chestnb', '/chestnb', 'chestnb/chestnb', '/chestnb/chestnb'}, found
 

@@ -6,17 +6,22 @@ python tools/check.py --fix clean    mend instead of complain (clean, sync, read
 """
 import filecmp
 import os
+import re
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT/'nbs'
 BIN = Path(sys.executable).parent
-os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE') # threads that wait for each other sleep: on a busy machine the checks take a fraction of the time
+SIDE_BY_SIDE = min(2, os.cpu_count() or 1) # Notebooks, and pytest workers, that run at the same time
+QUIET = {'OMP_WAIT_POLICY': 'PASSIVE', 'OMP_NUM_THREADS': '1', 'MPLBACKEND': 'agg'} # One thread each, that sleeps while it waits
+SLOW_FIRST = ('05_train', 'distributed', '04_fusion', '01_eda', '08_saliency', '03_datablock', 'pack', 'common', 'train', 'predict') # So that none is left for the end
 
 
 def call(*command, cwd=ROOT, env=None):
@@ -24,20 +29,21 @@ def call(*command, cwd=ROOT, env=None):
     subprocess.run([str(c) for c in command], cwd=cwd, env={**os.environ, **(env or {})}, check=True)
 
 
-def notebooks():
-    return sorted(NBS.glob('[!_.]*.ipynb'))
+def notebooks(root=NBS):
+    "Every notebook of the course: lessons, exercises and modules."
+    return sorted(p for p in root.rglob('*.ipynb') if not any(part.startswith(('_', '.')) for part in p.relative_to(root).parts))
 
 
 def copy_of_sources(folder):
     "A copy of what nbdev needs, so that a check never writes into the working tree."
     for name in ('nbs', 'chestnb'): shutil.copytree(ROOT/name, folder/name, ignore=shutil.ignore_patterns('__pycache__'))
-    for name in ('settings.ini', 'README.md', 'setup.py', 'pyproject.toml'): shutil.copy(ROOT/name, folder/name)
+    for name in ('settings.ini', 'README.md', 'setup.py', 'pyproject.toml', '_quarto.yml'): shutil.copy(ROOT/name, folder/name)
     return folder
 
 
 def differing(left, right, pattern):
     "Names of files that differ between two folders or are in one of them only."
-    names = {p.relative_to(left) for p in left.rglob(pattern)} | {p.relative_to(right) for p in right.rglob(pattern)}
+    names = {p.relative_to(side) for side in (left, right) for p in side.rglob(pattern) if '.ipynb_checkpoints' not in p.parts}
     return sorted(str(n) for n in names if not ((left/n).is_file() and (right/n).is_file()
                                                 and filecmp.cmp(left/n, right/n, shallow=False)))
 
@@ -48,7 +54,7 @@ def clean(fix=False):
     with tempfile.TemporaryDirectory() as folder:
         copy = copy_of_sources(Path(folder))
         call(BIN/'nbdev_clean', cwd=copy)
-        wrong = differing(NBS, copy/'nbs', '[!_.]*.ipynb')
+        wrong = differing(NBS, copy/'nbs', '*.ipynb')
     if wrong: sys.exit(f'Not clean: {", ".join(wrong)}. Run: python tools/check.py --fix clean')
 
 
@@ -57,7 +63,7 @@ def sync(fix=False):
     if fix: return call(BIN/'nbdev_export')
     with tempfile.TemporaryDirectory() as folder:
         copy = copy_of_sources(Path(folder))
-        for module in (copy/'chestnb').glob('*.py'):
+        for module in (copy/'chestnb').rglob('*.py'):
             if module.name != '__init__.py': module.unlink()
         call(BIN/'nbdev_export', cwd=copy)
         wrong = differing(ROOT/'chestnb', copy/'chestnb', '*.py')
@@ -65,35 +71,56 @@ def sync(fix=False):
 
 
 def readme(fix=False):
-    "README.md equals nbs/index.ipynb"
+    "README.md equals nbs/index.ipynb; CONTRIBUTING's map and the sidebar equal the notebooks"
     sys.path.insert(0, str(ROOT/'tools'))
+    from make_map import contributing_text, sidebar_text
     from make_readme import readme_text
-    text, path = readme_text(NBS/'index.ipynb'), ROOT/'README.md'
-    if fix: return path.write_text(text, encoding='utf-8')
-    if path.read_text(encoding='utf-8') != text: sys.exit('README.md differs from nbs/index.ipynb. Run: make readme')
+    for path, text in {ROOT/'README.md': readme_text(NBS/'index.ipynb'), ROOT/'CONTRIBUTING.md': contributing_text(), NBS/'sidebar.yml': sidebar_text()}.items():
+        if fix: path.write_text(text, encoding='utf-8')
+        elif path.read_text(encoding='utf-8') != text: sys.exit(f'{path.name} differs from the notebooks. Run: make readme')
+
+
+def run_one(path):
+    "Run one notebook; returns its seconds, or what went wrong."
+    started = time.time()
+    done = subprocess.run([BIN/'nbdev_test', '--path', path, '--n_workers', '0'], cwd=ROOT, env={**os.environ, **QUIET}, capture_output=True, text=True)
+    name, seconds = path.relative_to(NBS), time.time() - started
+    print(f'   {name}: {seconds:.0f} s' if done.returncode == 0 else f'   {name}: FAILED\n{done.stdout[-6000:]}{done.stderr[-6000:]}', flush=True)
+    return done.returncode
 
 
 def run(fix=False):
-    "every notebook runs from its first cell to its last"
-    for path in notebooks():
-        started = time.time()
-        call(BIN/'nbdev_test', '--path', path, '--n_workers', '0', env={'MPLBACKEND': 'agg'})
-        print(f'   {path.name}: {time.time() - started:.0f} s', flush=True)
+    "every notebook runs from its first cell to its last, two at a time"
+    order = sorted(notebooks(), key=lambda p: SLOW_FIRST.index(p.stem) if p.stem in SLOW_FIRST else len(SLOW_FIRST))
+    with ThreadPoolExecutor(SIDE_BY_SIDE) as pool: codes = list(pool.map(run_one, order))
+    if any(codes): sys.exit(f'== run FAILED: {", ".join(str(p.relative_to(NBS)) for p, code in zip(order, codes) if code)}')
+
+
+def site(fix=False):
+    "nbdev processes every page of the site (nbdev_proc_nbs; Quarto itself is not needed)"
+    with tempfile.TemporaryDirectory() as folder:
+        copy, stand_in = copy_of_sources(Path(folder)), Path(folder)/'bin'/'quarto'
+        stand_in.parent.mkdir()
+        stand_in.write_text('#!/bin/sh\nexit 0\n') # nbdev asks whether there is a quarto, and would install one
+        stand_in.chmod(stand_in.stat().st_mode | stat.S_IEXEC)
+        call(BIN/'nbdev_proc_nbs', cwd=copy, env={**QUIET, 'PATH': f'{stand_in.parent}{os.pathsep}{BIN}{os.pathsep}{os.environ["PATH"]}', 'PYTHONPATH': str(copy)})
+        made = {p.relative_to(copy/'_proc').with_suffix('') for p in (copy/'_proc').rglob('*') if p.suffix in ('.ipynb', '.md', '.qmd', '.html')}
+        lacking = [str(p.relative_to(NBS)) for p in notebooks() if p.relative_to(NBS).with_suffix('') not in made]
+    if lacking: sys.exit(f'No page was made of: {", ".join(lacking)}')
 
 
 def package(fix=False):
-    "pytest on the installed package (a wheel, imported from outside the working tree)"
+    "pytest on the installed package (a wheel, imported from outside the working tree), two workers"
     shutil.rmtree(ROOT/'build', ignore_errors=True)   # or a module deleted long ago would be packed again
     with tempfile.TemporaryDirectory() as folder:
         call(sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps', '--wheel-dir', folder, ROOT)
-        wheel, site = next(Path(folder).glob('chestnb-*.whl')), Path(folder)/'site'
-        call(sys.executable, '-m', 'pip', 'install', '--quiet', '--no-deps', '--target', site, wheel)
-        call(BIN/'pytest', '--rootdir', ROOT, '-c', ROOT/'pyproject.toml', ROOT/'tests', cwd=ROOT/'tests',
-             env={'PYTHONPATH': str(site), 'CHESTNB_INSTALLED_IN': str(site), 'MPLBACKEND': 'agg',
-                  'PATH': f'{BIN}{os.pathsep}{os.environ["PATH"]}'})
+        wheel, place = next(Path(folder).glob('chestnb-*.whl')), Path(folder)/'site'
+        call(sys.executable, '-m', 'pip', 'install', '--quiet', '--no-deps', '--target', place, wheel)
+        call(BIN/'pytest', '--rootdir', ROOT, '-c', ROOT/'pyproject.toml', '-n', str(SIDE_BY_SIDE), '--dist', 'loadfile', ROOT/'tests', cwd=ROOT/'tests',
+             env={**QUIET, 'PYTHONPATH': str(place), 'CHESTNB_INSTALLED_IN': str(place), 'PATH': f'{BIN}{os.pathsep}{os.environ["PATH"]}'})
 
 
-STEPS = dict(clean=clean, sync=sync, readme=readme, run=run, package=package)
+STEPS = dict(clean=clean, sync=sync, readme=readme, site=site, run=run, package=package)
 
 
 if __name__ == '__main__':

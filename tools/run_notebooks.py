@@ -1,6 +1,6 @@
 """Run lessons top to bottom and keep their outputs: python tools/run_notebooks.py [name ...]
 
-Each notebook is run in nbs/ by nbclient. Progress bars and stderr are not kept (stderr is shown here),
+Each notebook is run in its own folder by nbclient, two at a time. Progress bars and stderr are not kept (stderr is shown here),
 execution counts are dropped, and a machine path in an output is an error. Nothing is written if a cell fails.
 """
 import json
@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -41,7 +42,7 @@ def run(path):
     sources = {cell.id: cell.source for cell in book.cells}
     for cell in book.cells:
         if cell.cell_type == 'code' and NOT_RUN.match(cell.source): cell.source = 'pass'
-    NotebookClient(book, timeout=1800, kernel_name='python3', resources={'metadata': {'path': str(NBS)}}).execute()
+    NotebookClient(book, timeout=1800, kernel_name='python3', resources={'metadata': {'path': str(path.parent)}}).execute()
     for number, cell in enumerate(book.cells):
         cell.source = sources[cell.id]
         if cell.cell_type != 'code': continue
@@ -56,9 +57,22 @@ def run(path):
     print(f'{path.name}: {time.time() - started:.0f} s, {path.stat().st_size/1e6:.2f} MB', flush=True)
 
 
+def attempt(path):
+    "Run one notebook; a failure is said and does not stop the others."
+    try: run(path)
+    except (Exception, SystemExit) as error:
+        print(f'{path.name}: FAILED\n{str(error)[-3000:]}', flush=True)
+        return False
+    return True
+
+
 if __name__ == '__main__':
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE') # as in check.py
     os.environ.pop('MPLBACKEND', None)   # with agg the figures would not be in the outputs
-    names = sys.argv[1:] or sorted(p.stem for p in NBS.glob('[!_.]*.ipynb'))
-    for name in names: run(NBS/f'{Path(name).stem}.ipynb')
+    every = {str(p.relative_to(NBS).with_suffix('')): p for p in sorted(NBS.rglob('*.ipynb')) if not any(part.startswith(('_', '.')) for part in p.relative_to(NBS).parts)}
+    asked = [name.removesuffix('.ipynb').removeprefix('nbs/') for name in sys.argv[1:]] or list(every)
+    unknown = [name for name in asked if name not in every]
+    if unknown: raise SystemExit(f'{unknown[0]} is no notebook. Names are such as 02_split or api/data/masks.')
+    with ThreadPoolExecutor(2) as pool: outcomes = list(pool.map(attempt, [every[name] for name in asked]))
     subprocess.run([Path(sys.executable).with_name('nbdev_clean')], check=True)
+    if not all(outcomes): raise SystemExit(1)

@@ -8,48 +8,49 @@ __all__ = ['chestnb_check', 'chosen_folder', 'chestnb_nih', 'chestnb_chestmnist'
 
 # %% ../../nbs/api/commands/data.ipynb #d68cc4bf
 from pathlib import Path
-from fastcore.script import call_parse, Param, store_true
-from .common import open_dataset, told_plainly
+from fastcore.script import Param, store_true
+from .common import command, open_dataset
 from ..core.errors import NOT_FOR_CLINICAL_USE, UserError
 
 # %% ../../nbs/api/commands/data.ipynb #9dd2077c
-@call_parse
-@told_plainly
+@command('data')
 def chestnb_check(
     data:str='',              # Data set folder; empty: the embedded synthetic one
+    on_mismatch:str='raise',  # Rows without an image, or images without a row: 'raise' refuses them, 'drop' leaves them out
     skip_images:store_true=False # Do not open every image
 ):
     "Check a data set folder against the contract and print what is in it. Not for clinical use."
-    dataset = open_dataset(data)
+    dataset = open_dataset(data, on_mismatch=on_mismatch)
     if not skip_images: dataset.check_images()
     print(dataset.summary().to_string())
     print(f'\nOK: {len(dataset):,} images ({dataset.title_note}). {NOT_FOR_CLINICAL_USE}')
 
+
 # %% ../../nbs/api/commands/data.ipynb #a6c00007
 def chosen_folder(
-    to:str # What the user gave as --to
-) -> str:  # The same
-    "Refuse to fill the folder that somebody happens to be in."
-    if not to: raise UserError('where shall the data go? Give a folder: --to DIR')
-    return to
+    folder:str,     # What the user gave
+    option:str='to' # Name of the option
+) -> str:           # The same
+    "Refuse to work on the folder that somebody happens to be in."
+    if not folder: raise UserError(f'which folder? Give one: --{option} DIR')
+    return folder
+
 
 # %% ../../nbs/api/commands/data.ipynb #a6c00002
-@call_parse
-@told_plainly
+@command('to')
 def chestnb_nih(
     to:str='',                         # Folder of the data set; made if it is missing
-    parts:str='',                      # Which of the twelve archives, such as 1,3 or 2-5; empty: all
+    archives:str='',                   # Which of the twelve archives, such as 1,3 or 2-5; empty: all
     connections:int=4,                 # Archives in work at the same time
     remove_archives:store_true=False,  # Remove each archive after its images were unpacked and counted
     dry_run:store_true=False           # Only say what would be done
 ):
     "Fetch NIH ChestX-ray14 (45 GB, resumed if interrupted) and make a data set of it. Not for clinical use."
     from chestnb.data.archives import fetch_nih
-    fetch_nih(chosen_folder(to), parts, connections, remove_archives, dry_run)
+    fetch_nih(chosen_folder(to), archives, connections, remove_archives, dry_run)
 
 # %% ../../nbs/api/commands/data.ipynb #a6c00003
-@call_parse
-@told_plainly
+@command('to')
 def chestnb_chestmnist(
     to:str='',                         # Folder of the data set; made if it is missing
     size:int=28,                       # Width and height of the images: 28, 64, 128 or 224 pixels
@@ -61,8 +62,7 @@ def chestnb_chestmnist(
     fetch_chestmnist(chosen_folder(to), size, file, remove_archives)
 
 # %% ../../nbs/api/commands/data.ipynb #8241988d
-@call_parse
-@told_plainly
+@command('to')
 def chestnb_phantom(
     to:str='dataset',     # Folder to make; it must not exist yet or be empty
     n_patients:int=400,   # Number of synthetic patients
@@ -75,29 +75,30 @@ def chestnb_phantom(
     print(f'Synthetic data set of {n_patients:,} patients in {to}. {NOT_FOR_CLINICAL_USE}')
 
 # %% ../../nbs/api/commands/data.ipynb #ed12c2ec
-@call_parse
-@told_plainly
+@command('data')
 def chestnb_audit(
-    data:str,                    # Data set folder, also one that `chestnb_check` refuses
+    data:str='',                 # Data set folder, also one that `chestnb_check` refuses
     out:str='runs/audit',        # Folder for audit.csv and audit.html (which contains thumbnails of the images)
     quarantine:store_true=False, # Move unusable images into `quarantine/` and take their rows out of the table
     restore:store_true=False,    # Put back what `--quarantine` moved, and do nothing else
     workers:int=0                # Processes that open images; 0: as many as there are cores
 ):
     "Open every image of a data set and list what is missing, broken, doubled, blank or inverted. Not for clinical use."
-    from chestnb import audit
+    from chestnb.data import quarantine as aside
+    from chestnb.data.audit import audit_images, kind_counts, write_audit
     if quarantine and restore: raise UserError('--quarantine and --restore together: give one of them.')
-    if restore: return print(f'{audit.restore(data)} images are back in {data}, and the table is as it was.')
-    problems = audit.audit_images(data, workers)
-    page = audit.write_audit(problems, out)
-    print(f'{problems.attrs["images"]:,} files opened, {problems.attrs["listed"]:,} rows in the table.\n{audit.kind_counts(problems).to_string()}')
+    data = chosen_folder(data, 'data')
+    if restore: return print(f'{aside.restore(data)} images are back in {data}, and the table is as it was.')
+    problems = audit_images(data, workers)
+    page = write_audit(problems, out)
+    print(f'{problems.attrs["images"]:,} files opened, {problems.attrs["listed"]:,} rows in the table.\n{kind_counts(problems).to_string()}')
     print(f'List and page are in {page.parent}. {NOT_FOR_CLINICAL_USE}')
-    if quarantine: print(quarantined(data, audit.quarantine(data, problems)))
+    if quarantine: print(quarantined(data, aside.quarantine(data, problems)))
 
 # %% ../../nbs/api/commands/data.ipynb #c17ea7fa
 def quarantined(
     data:str,    # Data set folder
-    record:dict  # From `chestnb.audit.quarantine`
+    record:dict  # From `chestnb.data.quarantine.quarantine`
 ) -> str:        # What was done, and whether the folder is a data set now
     "Say what a quarantine did."
     from chestnb.data.dataset import ChestDataset
@@ -118,10 +119,10 @@ def pack_sizes(
     return sizes
 
 # %% ../../nbs/api/commands/data.ipynb #0de98f78
-@call_parse
-@told_plainly
+@command('data')
 def chestnb_pack(
-    data:str,                     # Data set folder
+    data:str='',                  # Data set folder; empty: the embedded synthetic one
+    on_mismatch:str='raise',      # Rows without an image, or images without a row: 'raise' or 'drop'
     size:Param('Side of the squares, pixels; may be given several times (default: 224)', str, action='append')=None,
     out:str='',                   # Folder of the packs; empty: `packs` in the data set's folder
     workers:int=0,                # Processes that decode; 0: one for each core
@@ -130,7 +131,7 @@ def chestnb_pack(
 ):
     "Decode all images of a data set once, into one memory-mapped array. Not for clinical use."
     from chestnb.data.pack import pack_images, verified_pack
-    dataset, sizes = open_dataset(data), pack_sizes(size)
+    dataset, sizes = open_dataset(data, on_mismatch=on_mismatch), pack_sizes(size)
     for side in sizes:
         if verify: pack = verified_pack(dataset, side, out)
         else: pack = pack_images(dataset, side, out, workers, skip_unusable)

@@ -5,85 +5,94 @@
 # %% auto #0
 __all__ = ['prevalences', 'shift_prevalence', 'estimate_prevalence', 'class_shift']
 
-# %% ../../nbs/api/evaluation/prevalence_shift.ipynb #1107c966
+# %% ../../nbs/api/evaluation/prevalence_shift.ipynb #db650505
 import numpy as np
 import pandas as pd
+from functools import partial
 from scipy.special import expit
 from tqdm import tqdm
 from ..core.errors import UserError
-from ..data.findings import FINDINGS
-from .metrics import auroc
-from .predictions import check_predictions, prediction_arrays
+from ..core.text import listed
+from .fitted import scores_of, with_changed_scores
+from .intervals import auroc_influence, finding_influence, Influence, wilson_interval
 from .reliability import log_odds_of
-from .resampling import interval, patient_bootstrap
+from .scored import Scored
 
-# %% ../../nbs/api/evaluation/prevalence_shift.ipynb #5b1903c6
-def prevalences(table: pd.DataFrame, # Metadata
-               ) -> pd.Series: # Share of the images with each finding
+# %% ../../nbs/api/evaluation/prevalence_shift.ipynb #7e79edb1
+def prevalences(scored: Scored, # Predictions and labels
+               ) -> pd.Series: # Share of the images with a known label that have each finding; NaN where no label is known
     "How common each finding is"
-    return table[list(FINDINGS)].mean().rename('prevalence').rename_axis('finding')
+    known = ~np.isnan(scored.targets)
+    share = np.divide(np.nansum(scored.targets, axis=0), known.sum(axis=0), out=np.full(len(scored.findings), np.nan), where=known.any(axis=0))
+    return pd.Series(share, pd.Index(scored.findings, name='finding'), name='prevalence')
 
-# %% ../../nbs/api/evaluation/prevalence_shift.ipynb #1baba41a
-def shift_prevalence(predictions: pd.DataFrame, # With the columns `COLUMNS`, calibrated where they come from
-                     from_prevalence,           # Finding -> share of images there, strictly between 0 and 1 (dict or Series)
-                     to_prevalence,             # Finding -> share of images here; the same findings
-                    ) -> pd.DataFrame: # Corrected predictions; findings that are not named stay as they are
-    "Bayes correction of the odds for another prevalence; right only if nothing but the prevalence changed"
-    frame, before, after = check_predictions(predictions), _shares(from_prevalence), _shares(to_prevalence)
-    if set(before) != set(after):
-        raise UserError(f'from_prevalence and to_prevalence name different findings: {", ".join(sorted(set(before) ^ set(after)))}. Name the same in both.')
-    for finding in before:
-        shift = log_odds_of(after[finding]) - log_odds_of(before[finding])
-        score = frame[f'prob_{finding}'].to_numpy()
-        frame[f'prob_{finding}'] = np.where((score > 0) & (score < 1), expit(log_odds_of(score) + shift), score) # a certainty stays one
-    return check_predictions(frame)
-
-def _shares(prevalence):
-    "Checked shares, finding -> float"
+# %% ../../nbs/api/evaluation/prevalence_shift.ipynb #7a1bae57
+def _checked_shares(prevalence, findings):
+    "Shares, finding -> float, refused unless they are strictly between 0 and 1 and of these findings"
     shares = {finding: float(share) for finding, share in dict(prevalence).items()}
-    wrong = [f'{f}: {s}' for f, s in shares.items() if f not in FINDINGS or not 0 < s < 1]
-    if wrong or not shares: raise UserError(f'A prevalence is wrong ({", ".join(wrong[:3]) or "none given"}); expected findings with shares strictly '
+    strange = [f for f in shares if f not in findings]
+    if strange: raise UserError(f'A prevalence is given for {listed(strange)}, which is not predicted; expected findings among {listed(findings, 14)}.')
+    wrong = [f'{f}: {s}' for f, s in shares.items() if not 0 < s < 1]
+    if wrong or not shares: raise UserError(f'A prevalence is wrong ({listed(wrong) or "none given"}); expected findings with shares strictly '
                                             'between 0 and 1. Leave out a finding that is absent.')
     return shares
 
-# %% ../../nbs/api/evaluation/prevalence_shift.ipynb #af1d6568
-def estimate_prevalence(predictions: pd.DataFrame, # Unlabelled, with the columns `COLUMNS`, calibrated where they come from
-                        from_prevalence,           # Finding -> share of images there
-                        max_steps: int = 10_000,   # Steps at most
-                        tolerance: float = 1e-8,   # Stop when the estimate moves less
+def _shifted(shift, score):
+    "Scores whose log-odds are moved; a certainty stays one"
+    return np.where((score > 0) & (score < 1), expit(log_odds_of(score) + shift), score)
+
+def shift_prevalence(data,            # `Scored`, or predictions, calibrated where they come from
+                     from_prevalence, # Finding -> share of images there, strictly between 0 and 1 (dict or Series)
+                     to_prevalence,   # Finding -> share of images here; the same findings
+                    ): # `Scored`, or predictions, corrected; findings that are not named stay as they are
+    "Bayes correction of the odds for another prevalence; right only if nothing but the prevalence changed"
+    before, after = (_checked_shares(shares, scores_of(data)) for shares in (from_prevalence, to_prevalence))
+    if set(before) != set(after):
+        raise UserError(f'from_prevalence and to_prevalence name different findings: {listed(sorted(set(before) ^ set(after)), 14)}. Name the same in both.')
+    return with_changed_scores(data, {f: partial(_shifted, log_odds_of(after[f]) - log_odds_of(before[f])) for f in before})
+
+# %% ../../nbs/api/evaluation/prevalence_shift.ipynb #8b4e3d2a
+def estimate_prevalence(data,                    # `Scored`, whose labels are not used, or predictions; calibrated where they come from
+                        from_prevalence,         # Finding -> share of images there
+                        max_steps: int = 10_000, # Steps at most
+                        tolerance: float = 1e-8, # Stop when the estimate moves less
                        ) -> pd.DataFrame: # One row a finding: from_prevalence, estimate, steps, converged
     "Prevalence of unlabelled images by EM (Saerens and others 2002); right only if nothing but the prevalence changed"
-    frame, rows = check_predictions(predictions), {}
-    for finding, before in _shares(from_prevalence).items():
-        x, share = log_odds_of(frame[f'prob_{finding}']) - log_odds_of(before), before
+    scores, rows = scores_of(data), {}
+    for finding, before in _checked_shares(from_prevalence, scores).items():
+        x, share = log_odds_of(scores[finding]) - log_odds_of(before), before
         for step in range(1, max_steps + 1):
             share, last = float(expit(x + log_odds_of(share)).mean()), share
             if abs(share - last) < tolerance: break
         rows[finding] = [before, share, step, abs(share - last) < tolerance]
     return pd.DataFrame.from_dict(rows, orient='index', columns=['from_prevalence', 'estimate', 'steps', 'converged']).rename_axis('finding')
 
-# %% ../../nbs/api/evaluation/prevalence_shift.ipynb #8a1993ba
-def class_shift(predictions: pd.DataFrame,       # Of the first place, with the columns `COLUMNS`
-                table: pd.DataFrame,             # Their metadata
-                other_predictions: pd.DataFrame, # Of the second place
-                other_table: pd.DataFrame,       # Their metadata
-                n_resamples: int = 1000,         # Resamples of the patients
-                seed: int = 0,                   # The same seed draws the same patients
-                disable: bool = False,           # Hide the progress bar
+# %% ../../nbs/api/evaluation/prevalence_shift.ipynb #595c254f
+def class_shift(first: Scored,         # Predictions and labels of the first place
+                second: Scored,        # Of the second place
+                disable: bool = False, # Hide the progress bar
                ) -> pd.DataFrame: # One row a finding: AUROC of "from the second place" among positives and negatives, with intervals
-    "Do the ill, and the well, get the same scores in both places? 0.5 if only the prevalence changed"
-    places = [prediction_arrays(predictions, table), prediction_arrays(other_predictions, other_table)]
-    targets, scores, ids = (np.concatenate(arrays) for arrays in zip(*places))
-    second, rows = np.repeat([False, True], [len(table), len(other_table)]), {}
-    for finding, target, score in tqdm(zip(FINDINGS, targets.T, scores.T), total=len(FINDINGS), desc='class shift', delay=2, leave=False, disable=disable):
+    "Do positives, and negatives, get the same scores in both places? 0.5 if only the prevalence changed"
+    findings, rows = [f for f in first.findings if f in second.findings], {}
+    units = [_place_units(scored, place if first.provenance != second.provenance else '') for scored, place in ((first, 'first'), (second, 'second'))]
+    if not findings: raise UserError(f'The two places share no finding: {listed(first.findings)} and {listed(second.findings)}.')
+    for finding in tqdm(findings, desc='class shift', delay=2, leave=False, disable=disable):
+        parts = [(*scored.finding(finding)[:2], unit[scored.known(finding)]) for scored, unit in zip((first, second), units)]
+        target, score, unit = (np.concatenate(columns) for columns in zip(*parts))
+        place = np.repeat([False, True], [len(part[0]) for part in parts])
         rows[finding] = {}
         for name, keep in (('positives', target), ('negatives', ~target)):
-            rows[finding][name] = auroc(second[keep], score[keep])
-            bounds = _auroc_interval(second[keep], score[keep], ids[keep], n_resamples, seed)
-            rows[finding][f'{name}_low'], rows[finding][f'{name}_high'] = bounds
+            rows[finding] |= dict(zip((name, f'{name}_low', f'{name}_high'), _auroc_interval(place[keep], score[keep], unit[keep])))
     return pd.DataFrame.from_dict(rows, orient='index').rename_axis('finding')
 
-def _auroc_interval(target, score, ids, n_resamples, seed):
-    "Patient interval of one AUROC; NaN where there is none"
-    if not 0 < target.sum() < len(target): return np.nan, np.nan
-    return interval(patient_bootstrap(target[:, None], score[:, None], ids, n_resamples, seed, disable=True)['auroc'][:, 0])[:2]
+# %% ../../nbs/api/evaluation/prevalence_shift.ipynb #20f47b6f
+def _place_units(scored, place):
+    "The patient of each image as text, with the place in front if equal ids are of other people; an image of nobody known is its own"
+    known = pd.notna(pd.Series(scored.patients)).to_numpy()
+    return np.array([f'{place} {patient}' if yes else f'image {image}' for patient, image, yes in zip(scored.patients, scored.images, known)])
+
+def _auroc_interval(target, score, units):
+    "One AUROC with its patient interval; NaN where there is none"
+    names, number = np.unique(units, return_inverse=True)
+    influence = Influence(*(np.array(part)[..., None] for part in finding_influence(auroc_influence, target, score, number, max(1, len(names)))))
+    return influence.point[0], *(bound[0] for bound in wilson_interval(influence))
