@@ -42,11 +42,7 @@ def official_test():
 def published():
     "Published predictions for real images, with the labels of 2020"
     scored = join(read_predictions(PUBLISHED), nih_metadata(), partial=True)
-<<<<<<< HEAD
-    return scored.targets, scored.scores, scored.patients
-=======
     return scored.targets == 1, scored.scores, scored.patients
->>>>>>> layout
 
 
 def plain_loop(targets, scores, number, columns):
