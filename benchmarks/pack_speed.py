@@ -40,10 +40,18 @@ from chestnb.data.findings import FINDINGS
 from chestnb.data.dataset import ChestDataset
 from chestnb.data.nih import nih_metadata
 from chestnb.data.tables import torchxrayvision_file, write_metadata
-from chestnb.data.pack import Pack, block_shuffle, drop_from_cache, pack_header, pack_images
+from chestnb.data.pack import Pack, block_shuffle, pack_header, pack_images
 
 ORIGINALS = Path(__file__).resolve().parent.parent.parent/'shared'/'nih'/'originals_1024'
 SIZE, BATCH, CORES = 224, 32, 2
+
+
+def drop_from_cache(path):
+    "Ask the kernel to forget a file's pages, so that the next reading comes from the disk; needs no root."
+    if not hasattr(os, 'posix_fadvise'): raise SystemExit('This system cannot drop a file from its cache (no posix_fadvise).')
+    with open(path, 'r+b') as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def repeated_originals(folder, n):

@@ -30,7 +30,8 @@ from PIL import Image
 
 from chestnb.data.dataset import ChestDataset
 from chestnb.data.tables import torchxrayvision_file
-from chestnb.data.pack import drop_from_cache, pack_images, verify_pack
+from chestnb.data.pack import pack_images, verify_pack
+from pack_speed import drop_from_cache
 
 ROWS = []
 

@@ -1,4 +1,4 @@
-"""Print the fault table of `chestnb.fetch`: python tests/fault_table.py
+"""Print the fault table of `chestnb.data.download`: python tests/fault_table.py
 
 Every fault is tried on a small data set of three archives (real names and labels, synthetic pixels) served on
 127.0.0.1. After each, the same command runs again and the folder must hold the right files and nothing else.
@@ -15,7 +15,6 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).parent))
 import chestnb.data.download as data_download
 from chestnb.data.nih import nih_metadata
-from chestnb.data.download import PartFile
 from chestnb.core.errors import UserError
 from faulty_server import wait_until
 from test_fetch import COUNTS, FAULTS, Nih, start_client
@@ -37,14 +36,14 @@ def spoil_server(small, faults):
 
 
 def fill_disk(small, room):
-    original, left = PartFile.append, [room]
-    def append(self, block):
-        original(self, block[:left[0]])
-        if len(block) > left[0]: raise OSError(28, 'No space left on device', str(self.part))
+    original, left = data_download.append_block, [room]
+    def append(file, block):
+        original(file, block[:left[0]])
+        if len(block) > left[0]: raise OSError(28, 'No space left on device', file.name)
         left[0] -= len(block)
-    PartFile.append = append
+    data_download.append_block = append
     try: return quietly(small)
-    finally: PartFile.append = original
+    finally: data_download.append_block = original
 
 
 def kill_client(small, after):

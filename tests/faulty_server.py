@@ -1,4 +1,4 @@
-"""A file server on 127.0.0.1 that fails on command, for the tests of `chestnb.fetch`."""
+"""A file server on 127.0.0.1 that fails on command, for the tests of `chestnb.data.download`."""
 import threading
 import time
 from collections import Counter, defaultdict

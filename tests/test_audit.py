@@ -1,5 +1,6 @@
 """The audit: finds what is planted, invents nothing, changes nothing; the quarantine comes back to the bit."""
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -15,10 +16,11 @@ from PIL import Image
 
 import chestnb.data.audit as data_audit
 import chestnb.data.quarantine as data_quarantine
-from chestnb.data.audit import (KINDS, UNUSABLE_KINDS, audit_images, audit_page, chest_likeness, grey_facts, inspect_image, inspect_images, is_blank, is_inverted,
-    is_saturated, near_pairs, write_audit)
+from chestnb.data.audit import (PROBLEM_KINDS, UNUSABLE_KINDS, audit_images, audit_page, chest_likeness, grey_facts, inspect_image, inspect_images, is_blank, is_inverted,
+    is_saturated, closest_pairs, near_pairs, write_audit)
 from chestnb.data.quarantine import quarantine, restore
 from chestnb.data.dataset import ChestDataset
+from chestnb.data.provenance import PHANTOM_PROVENANCE, write_provenance
 from chestnb.data.tables import read_metadata, write_metadata
 from chestnb.core.errors import UserError
 
@@ -33,7 +35,7 @@ def message(call):
     return str(caught.value)
 
 
-def found(problems): return sorted(zip(problems.image, problems.kind))
+def listed(problems): return sorted(zip(problems.image, problems.kind))
 
 
 @pytest.fixture
@@ -44,6 +46,7 @@ def small(embedded, tmp_path):
     (tmp_path/'small/images').mkdir(parents=True)
     for name in table.image: shutil.copy(embedded/'images'/name, tmp_path/'small/images'/name)
     write_metadata(table, tmp_path/'small/data.csv')
+    write_provenance(tmp_path/'small', PHANTOM_PROVENANCE)
     return tmp_path/'small'
 
 
@@ -63,6 +66,21 @@ def as_jpeg(image, quality=70):
     return Image.open(packed).convert('L')
 
 
+def turn(folder, number, orientation=6):
+    "Lay an image on its side, with the note that says so."
+    path = image_of(folder, number)
+    image = Image.open(path).convert('L').transpose(Image.Transpose.ROTATE_90)
+    image.getexif()[0x0112] = orientation
+    image.save(path, exif=image.getexif())
+    return path.name
+
+
+def repeat_row(folder, number):
+    name, table = image_of(folder, number).name, folder/'data.csv'
+    table.write_text(table.read_text() + next(line for line in table.read_text().splitlines(keepends=True) if line.startswith(name)))
+    return name
+
+
 def plant(folder):
     "One or more defects of every kind, each in the first image of a patient; returns what an audit has to say."
     copy = lambda number: Image.open(image_of(folder, number)).convert('L')
@@ -79,10 +97,65 @@ def plant(folder):
     for number, content in ((20, b''), (21, b'<html>404</html>'), (22, image_of(folder, 22).read_bytes()[:5000])):
         image_of(folder, number).write_bytes(content)
     expected += [(image_of(folder, n).name, 'missing') for n in (18, 19)] + [('stranger.png', 'extra')]
+    expected += [(turn(folder, 23), 'turned by EXIF'), (repeat_row(folder, 24), 'listed twice')]
     return sorted(expected + [(image_of(folder, n).name, 'unreadable') for n in (20, 21, 22)])
 
 
 # ---- what it finds
+
+def test_a_row_listed_twice_is_reported_with_its_rows(small):
+    name = repeat_row(small, 5)
+    problems = audit_images(small, workers=1, progress=False)
+    assert listed(problems) == [(name, 'listed twice')]
+    numbers = [i for i, line in enumerate((small/'data.csv').read_text().splitlines(), start=1) if line.startswith(name)]
+    assert problems.detail[0] == f'rows {numbers[0]}, {numbers[1]}, which are equal' and problems.attrs['listed'] == len(os.listdir(small/'images'))
+
+
+def test_rows_that_differ_need_a_person_and_equal_ones_do_not(small):
+    before = state(small)
+    for number in (5, 6): repeat_row(small, number)
+    repeated = state(small)
+    assert quarantine(small, audit_images(small, workers=1, progress=False))['repeats'] == 2
+    assert (small/'data.csv').read_bytes() == before['data.csv'] and ChestDataset(small)
+    assert restore(small) == 0 and state(small) == repeated
+    (small/'data.csv').write_bytes(before['data.csv'] + (small/'data.csv').read_bytes().splitlines()[-1].replace(b'.png,', b'.png,Mass|') + b'\n')
+    problems = audit_images(small, workers=1, progress=False)
+    assert problems.detail[problems.kind == 'listed twice'].str.endswith('which differ').all() and (problems.kind == 'listed twice').any()
+    assert quarantine(small, problems) == {}
+
+
+@pytest.mark.parametrize('orientation, kinds', [(1, []), (3, ['turned by EXIF']), (6, ['turned by EXIF']), (8, ['turned by EXIF']), (0, []), (9, [])])
+def test_exif_orientation_is_a_kind_of_its_own(small, orientation, kinds):
+    path = image_of(small, 1)
+    image = Image.open(path).convert('L')
+    image.getexif()[0x0112] = orientation
+    image.save(path, exif=image.getexif())
+    assert [kind for name, kind in listed(audit_images(small, workers=1, progress=False)) if name == path.name and kind != 'inverted'] == kinds
+
+
+def test_decomposed_names_are_on_disk(small):
+    "A Mac writes é as two signs; the table has one."
+    image_of(small, 1).rename(small/'images/cafe\u0301.png')
+    table = (small/'data.csv').read_text()
+    for name in ('caf\u00e9.png', 'cafe\u0301.png'):
+        (small/'data.csv').write_text(table.replace('90000001_000.png', name), encoding='utf-8')
+        assert len(audit_images(small, workers=1, progress=False)) == 0
+
+
+def test_a_thousand_copies_are_a_thousand_rows_not_half_a_million():
+    hashes = np.repeat(np.random.default_rng(0).integers(0, 2**63, (1, 4), dtype=np.uint64), 1000, axis=0)
+    hashes[:, 0] ^= np.arange(1000, dtype=np.uint64)
+    pairs = closest_pairs(hashes, np.full(1000, -1))
+    assert pairs[:, 1].tolist() == list(range(1, 1000)) and (pairs[:, 0] < pairs[:, 1]).all()
+    assert (pairs[:, 2] == [min(bin(a ^ b).count('1') for a in range(b)) for b in range(1, 1000)]).all()
+    assert len(closest_pairs(hashes, np.zeros(1000, int))) == 0
+
+
+def test_a_killed_worker_is_a_sentence(small, monkeypatch):
+    monkeypatch.setattr(data_audit, 'read_image', lambda path: os._exit(9))
+    assert '--workers 1' in message(lambda: inspect_images([1]*100, workers=2, progress=False))
+
+
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
@@ -104,10 +177,10 @@ def test_planted_defects_in_the_whole_embedded_set_all_found_none_invented(whole
     folder = tmp_path/'spoiled'
     shutil.copytree(whole, folder)
     expected = plant(folder)
-    assert {kind for _, kind in expected} == set(KINDS)
+    assert {kind for _, kind in expected} == set(PROBLEM_KINDS)
     before = state(folder)
     problems = audit_images(folder, progress=False)
-    assert found(problems) == expected
+    assert listed(problems) == expected
     assert not problems.detail.str.contains(str(folder)).any()         # the list can be shown without showing where it was made
     pairs = {(r.image, r.other_image) for r in problems.itertuples() if r.other_image}
     assert pairs == {(image_of(folder, a).name, image_of(folder, b).name) for a, b in ((6, 5), (8, 7), (10, 9))}
@@ -133,7 +206,7 @@ def test_table_of_names_alone(small):
     shutil.copy(small/'images'/names[0], small/'images'/names[1])
     (small/'data.csv').write_text('Image Index\n' + '\n'.join(names) + '\n')
     problems = audit_images(small, workers=1, progress=False)
-    assert found(problems) == [(names[1], 'duplicate')] and problems.detail[0] == 'patient not known'
+    assert listed(problems) == [(names[1], 'duplicate')] and problems.detail[0] == 'patient not known'
 
 
 def test_near_duplicates_within_a_patient_are_no_problem(small):
@@ -147,7 +220,7 @@ def test_sizes_without_a_usual_one(small):
     assert 'odd size' not in set(audit_images(small, workers=1, progress=False).kind)
     spoil(small, 1, lambda i: i.resize((60, 128)))
     spoil(small, 2, lambda i: i.resize((20, 20)))
-    assert {n for n, k in found(audit_images(small, workers=1, progress=False)) if k == 'odd size'} == {image_of(small, 1).name, image_of(small, 2).name}
+    assert {n for n, k in listed(audit_images(small, workers=1, progress=False)) if k == 'odd size'} == {image_of(small, 1).name, image_of(small, 2).name}
 
 
 def test_dicom_images_are_audited(tmp_path, embedded):
@@ -161,7 +234,7 @@ def test_dicom_images_are_audited(tmp_path, embedded):
     shutil.copy(tmp_path/'images/d.dcm', tmp_path/'images/e.dcm')
     (tmp_path/'data.csv').write_text('Image Index,Finding Labels\n' + ''.join(f'{n},Mass\n' for n in names))
     problems = audit_images(tmp_path, workers=1, progress=False)
-    assert found(problems) == [('b.dcm', 'inverted'), ('c.dcm', 'unreadable'), ('e.dcm', 'duplicate')]
+    assert listed(problems) == [('b.dcm', 'inverted'), ('c.dcm', 'unreadable'), ('e.dcm', 'duplicate')]
     assert "view position is 'LL'" in problems.detail[problems.kind == 'unreadable'].iloc[0]
     assert problems.detail[problems.kind == 'duplicate'].tolist() == ['same patient']                     # the copied header says so
 
@@ -219,14 +292,15 @@ def test_near_pairs_equal_the_plain_search(seed, n, most, block):
     random = np.random.default_rng(seed)
     hashes = random.integers(0, 2**63, (max(n//4, 1), 4), dtype=np.uint64)[random.integers(max(n//4, 1), size=n)]
     hashes = hashes ^ (random.integers(0, 2**63, (n, 4), dtype=np.uint64) & random.integers(0, 2**63, (n, 4), dtype=np.uint64) & random.integers(0, 2**63, (n, 4), dtype=np.uint64))
-    assert [tuple(map(int, row)) for row in near_pairs(hashes, most=most, block=block)] == plain_pairs(hashes, most)
+    pairs = np.concatenate([np.zeros((0, 3), int), *near_pairs(hashes, most=most, block=block)])
+    assert [tuple(map(int, row)) for row in pairs] == plain_pairs(hashes, most)
 
 
 def test_near_pairs_use_little_memory():
     import tracemalloc
     hashes = np.random.default_rng(0).integers(0, 2**63, (20_000, 4), dtype=np.uint64)
     tracemalloc.start()
-    near_pairs(hashes)
+    closest_pairs(hashes, np.full(len(hashes), -1))
     assert tracemalloc.get_traced_memory()[1] < 50e6
     tracemalloc.stop()
 
@@ -270,7 +344,7 @@ def test_quarantine_leaves_a_data_set_and_restore_brings_all_back(small):
     after.check_images(progress=False)
     assert set(after.table.image) == {Path(n).name for n in before if n.startswith('images/')} - gone
     assert all((small/move['to']).read_bytes() == before[move['from']] for move in record['moves'])
-    assert not {k for _, k in found(audit_images(small, workers=1, progress=False))} & set(UNUSABLE_KINDS)
+    assert not {k for _, k in listed(audit_images(small, workers=1, progress=False))} & set(UNUSABLE_KINDS)
     assert restore(small) == len(record['moves'])
     assert state(small) == before and not (small/'quarantine').exists()
     assert {p: p.stat().st_mtime_ns for p in small.rglob('*') if p.is_file()} == times
@@ -316,12 +390,12 @@ STEPS = ['write_atomically', 'write_json', 'rename_within', 'write_text']
 def test_crash_at_every_step_of_the_quarantine(small, monkeypatch, step, call):
     plant(small)
     before, problems = state(small), audit_images(small, workers=1, progress=False)
-    real, calls = getattr(audit, step), []
+    real, calls = getattr(data_quarantine, step), []
     def crash(*args, **kwargs):
         calls.append(args)
         if len(calls) == call: raise KeyboardInterrupt
         return real(*args, **kwargs)
-    monkeypatch.setattr(audit, step, crash)
+    monkeypatch.setattr(data_quarantine, step, crash)
     with pytest.raises(KeyboardInterrupt): quarantine(small, problems)
     monkeypatch.undo()
     if (small/'quarantine/record.json').exists(): restore(small)
@@ -350,7 +424,7 @@ def test_crash_while_restoring(small, monkeypatch, call):
 
 KILL = '''
 import os, signal, sys
-
+import chestnb.data.audit as data_audit, chestnb.data.quarantine as data_quarantine
 real, calls = data_quarantine.rename_within, []
 def rename(*args):
     real(*args)
@@ -387,6 +461,79 @@ def test_restore_never_replaces_a_new_copy(small):
     (small/'quarantine/images'/image_of(small, 22).name).unlink()
     restore(small)
     assert image_of(small, 22).read_bytes() == good and not (small/'quarantine').exists()
+
+
+@pytest.mark.parametrize('source, target', [('../out.png', 'quarantine/../out.png'), ('images/../../out.png', 'quarantine/images/../../out.png'),
+    ('images/a.png', '../a.png'), ('/tmp/a.png', 'quarantine//tmp/a.png'), ('images/a.png', 'images/b.png'), ('data.csv', 'quarantine/data.csv'),
+    ('images\\a.png', 'quarantine/images\\a.png'), (None, None), ('', 'quarantine/')])
+def test_a_record_that_moves_files_elsewhere_is_refused(small, tmp_path, source, target):
+    plant(small)
+    before = state(small)
+    record = quarantine(small, audit_images(small, workers=1, progress=False))
+    own = (small/'quarantine/record.json').read_text()
+    (tmp_path/'out.png').write_text('outside')
+    (small/'quarantine/record.json').write_text(json.dumps(record | {'moves': record['moves'] + [{'from': source, 'to': target}]}))
+    after = state(tmp_path)
+    assert 'names a move that no quarantine makes' in message(lambda: restore(small)) and state(tmp_path) == after
+    (small/'quarantine/record.json').write_text(own)
+    restore(small)
+    assert state(small) == before
+
+
+@pytest.mark.parametrize('change', [lambda r: {}, lambda r: r | {'table': '../data.csv'}, lambda r: r | {'moves': 'all'}, lambda r: {k: r[k] for k in r if k != 'sha256_after'}])
+def test_a_damaged_record_is_refused(small, change):
+    plant(small)
+    record = quarantine(small, audit_images(small, workers=1, progress=False))
+    (small/'quarantine/record.json').write_text(json.dumps(change(record)))
+    after = state(small)
+    assert 'is not the record of a quarantine' in message(lambda: restore(small)) and state(small) == after
+    (small/'quarantine/record.json').write_text('{')
+    assert 'cannot be read' in message(lambda: restore(small))
+
+
+def test_a_link_inside_the_quarantine_leads_nowhere(small, tmp_path):
+    plant(small)
+    record = quarantine(small, audit_images(small, workers=1, progress=False))
+    (tmp_path/'secret').mkdir()
+    (tmp_path/'secret/a.png').write_text('outside')
+    (small/'quarantine/images_1').symlink_to(tmp_path/'secret')
+    moves = record['moves'] + [{'from': 'images_1/a.png', 'to': 'quarantine/images_1/a.png'}]
+    (small/'quarantine/record.json').write_text(json.dumps(record | {'moves': moves}))
+    assert 'names a move that no quarantine makes' in message(lambda: restore(small)) and (tmp_path/'secret/a.png').exists()
+
+
+def test_a_table_that_was_deleted_comes_back(small):
+    plant(small)
+    before = state(small)
+    quarantine(small, audit_images(small, workers=1, progress=False))
+    (small/'data.csv').unlink()
+    restore(small)
+    assert state(small) == before
+
+
+def test_quarantine_finds_the_column_of_names_by_its_letters(small):
+    (small/'data.csv').write_text((small/'data.csv').read_text().replace('Image Index', 'image', 1))
+    image_of(small, 3).write_bytes(b'')
+    quarantine(small, audit_images(small, workers=1, progress=False))
+    assert image_of(small, 3).name not in (small/'data.csv').read_text()
+
+
+def test_the_page_and_the_list_of_somebody_are_kept(small, tmp_path):
+    problems = audit_images(small, workers=1, progress=False)
+    write_audit(problems, tmp_path/'out')
+    (tmp_path/'out/audit.csv').write_text('my decisions')
+    write_audit(problems, tmp_path/'out')
+    assert {p.name for p in (tmp_path/'out').iterdir()} == {'.manifest.json', 'audit.csv', 'audit.html', 'audit.kept.csv'}
+    assert (tmp_path/'out/audit.kept.csv').read_text() == 'my decisions'
+    (tmp_path/'theirs').mkdir()
+    (tmp_path/'theirs/audit.csv').write_text('mine')
+    assert 'left alone' in message(lambda: write_audit(problems, tmp_path/'theirs'))
+
+
+def test_a_folder_name_reaches_the_page_escaped(small, tmp_path):
+    folder = small.rename(tmp_path/'<img src=x onerror=alert(1)>')
+    page = audit_page(audit_images(folder, workers=1, progress=False))
+    assert '<img src=x' not in page and '&lt;img src=x onerror=alert(1)&gt;' in page
 
 
 # ---- the command

@@ -28,11 +28,13 @@ import chestnb.data.download as data_download
 from chestnb.data.dataset import ChestDataset
 from chestnb.data.findings import FINDINGS, NO_FINDING
 from chestnb.data.nih import is_official_test, nih_metadata
-from chestnb.data.tables import patients_unknown, read_metadata
-from chestnb.data.download import FetchRecord, PartFile, RemoteFile, fetch_file, request_headers
-from chestnb.data.archives import NIH_ARCHIVES, chosen_parts, fetch_nih, images_of_parts, run_all, unpack, write_ours
+from chestnb.data.provenance import CHESTMNIST_PROVENANCE, NIH_PROVENANCE
+from chestnb.data.tables import patients_unknown
+from chestnb.data.download import FetchRecord, RemoteFile, bytes_of, fetch_file, md5_of, request_headers, retry_after
+from chestnb.data.archives import NIH_ARCHIVES, chosen_archives, fetch_nih, images_of_archives, run_all, unpack, write_ours
 from chestnb.data.chestmnist import chestmnist_file, chestmnist_findings, fetch_chestmnist, npz_stream
 from chestnb.core.errors import UserError
+from chestnb.core.locks import folder_lock
 from chestnb.data.leakage import audit_split
 from chestnb.data.parts import images_in, load_split
 from chestnb.data.official import official_split
@@ -42,7 +44,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from faulty_server import FaultyServer, wait_until
 
 COUNTS = (3, 5, 4)
-MADE = {'data.csv', 'split.csv', 'BBox_List_2017.csv', 'NIH_ATTRIBUTION.txt', 'fetch_record.json', 'images'}
+MADE = {'data.csv', 'dataset.json', 'split.csv', 'BBox_List_2017.csv', 'NIH_ATTRIBUTION.txt', 'fetch_record.json', 'images'}
 
 
 @pytest.fixture(scope='module')
@@ -83,7 +85,7 @@ class Nih:
     "Three small archives on a server of faults, and a folder to fetch them into."
     def __init__(self, table, folder):
         self.table, self.folder = table, folder
-        deal = images_of_parts(table.image, {n: RemoteFile('', '', '', 0, count) for n, count in enumerate(COUNTS, 1)})
+        deal = images_of_archives(table.image, {n: RemoteFile('', '', '', 0, count) for n, count in enumerate(COUNTS, 1)})
         self.pixels = {name: png(seed) for seed, name in enumerate(sorted(table.image))}
         folder_entry = tarfile.TarInfo('images/')
         folder_entry.type = tarfile.DIRTYPE
@@ -94,7 +96,7 @@ class Nih:
                          for n, (name, body) in enumerate(files.items(), 1)}
 
     def fetch(self, **options):
-        return fetch_nih(self.folder, **{'archives': self.archives, 'metadata': self.table, 'progress': False, **options})
+        return fetch_nih(self.folder, **{'catalogue': self.archives, 'metadata': self.table, 'progress': False, **options})
 
     def is_right(self, parts=(1, 2, 3), archives=True):
         "The right files and nothing else."
@@ -103,7 +105,8 @@ class Nih:
         images = {path.name: path.read_bytes() for path in (self.folder/'images').iterdir()}
         assert images == {name: self.pixels[name] for n in parts for name in self.deal[n]}
         for n in parts if archives else (): assert md5((self.folder/self.archives[n].name).read_bytes()) == self.archives[n].md5
-        assert set(ChestDataset(self.folder).table.image) == set(images)
+        dataset = ChestDataset(self.folder)
+        assert set(dataset.table.image) == set(images) and dataset.provenance == NIH_PROVENANCE and not dataset.is_synthetic
 
     def sent(self): return {n: self.server.sent[remote.name] for n, remote in self.archives.items()}
     def sizes(self): return {n: remote.n_bytes for n, remote in self.archives.items()}
@@ -129,10 +132,10 @@ def test_the_table_of_archives(nih):
         assert 2e9 < r.n_bytes < 4.2e9
 
 
-def test_parts_are_cut_from_the_sorted_names(nih):
+def test_archives_are_cut_from_the_sorted_names(nih):
     first = '00000001_000 00001336_000 00003923_014 00006585_007 00009232_004 00011558_008 00013774_026 00016051_010 00018387_035 ' \
             '00020945_050 00024718_000 00028173_003'.split()   # first file of Kaggle's folders images_001 ... images_012
-    parts = images_of_parts(nih.image.sample(frac=1, random_state=0), NIH_ARCHIVES)
+    parts = images_of_archives(nih.image.sample(frac=1, random_state=0), NIH_ARCHIVES)
     assert [min(names) for names in parts.values()] == [f'{name}.png' for name in first]
     assert set().union(*parts.values()) == set(nih.image) and sum(map(len, parts.values())) == len(nih)
 
@@ -155,7 +158,7 @@ def test_all_archives_become_a_data_set(small, capsys, nih):
 
 def test_what_is_there_is_never_fetched_again(small):
     small.fetch()
-    for options in ({}, {'remove_archives': True}, {}, {'parts': '2'}):
+    for options in ({}, {'remove_archives': True}, {}, {'archives': '2'}):
         small.server.forget()
         small.fetch(**options)
         assert not small.server.requests
@@ -167,16 +170,16 @@ def test_nothing_is_read_again_either(small, monkeypatch):
     (small.folder/'images'/min(small.deal[1])).unlink()          # so that archive 1 is unpacked again
     monkeypatch.setattr(data_download.hashlib, 'md5', lambda *a, **k: pytest.fail('an archive was hashed again'))
     small.server.forget()
-    fetch_nih(small.folder, archives=small.archives, metadata=small.table, progress=False)
+    fetch_nih(small.folder, catalogue=small.archives, metadata=small.table, progress=False)
     assert not small.server.requests
     monkeypatch.undo()
     small.is_right()
 
 
-def test_parts_come_one_after_the_other(small):
-    small.fetch(parts='1')
+def test_archives_come_one_after_the_other(small):
+    small.fetch(archives='1')
     small.is_right([1])
-    small.fetch(parts=[3])                                      # data.csv grows: it is ours
+    small.fetch(archives=[3])                                      # data.csv grows: it is ours
     small.is_right([1, 3])
     first = pd.read_csv(small.folder/'split.csv').set_index('image').part
     small.fetch()
@@ -192,7 +195,7 @@ def test_a_dry_run_touches_nothing(small, capsys):
 
 
 def test_a_dry_run_on_a_small_disk_prints_the_plan_and_warns(small, monkeypatch, capsys):
-    monkeypatch.setattr(data_download.shutil, 'disk_usage', lambda path: type('', (), {'free': 100})())
+    monkeypatch.setattr(data_archives.shutil, 'disk_usage', lambda path: type('', (), {'free': 100})())
     assert small.fetch(dry_run=True) == small.folder
     said = capsys.readouterr().out
     for text in ('images_003.tar.gz', f'to fetch: {sum(small.sizes().values()):,} bytes', 'NIH Clinical Center', 'not a medical device'): assert text in said
@@ -200,13 +203,13 @@ def test_a_dry_run_on_a_small_disk_prints_the_plan_and_warns(small, monkeypatch,
     assert not small.folder.exists() and not small.server.requests
 
 
-@pytest.mark.parametrize('parts, numbers', [(None, [1, 2, 3]), ('', [1, 2, 3]), ('1,3', [1, 3]), ('2-3', [2, 3]), ([2, 2], [2]), (' 3 , 1', [1, 3])])
-def test_chosen_parts(small, parts, numbers): assert chosen_parts(parts, small.archives) == numbers
+@pytest.mark.parametrize('parts, numbers', [(None, [1, 2, 3]), ('', [1, 2, 3]), ('1,3', [1, 3]), ('2-3', [2, 3]), ([2, 2], [2]), (' 3 , 1', [1, 3]), (2, [2]), ('1 - 2', [1, 2])])
+def test_chosen_archives(small, parts, numbers): assert chosen_archives(parts, small.archives) == numbers
 
 
-@pytest.mark.parametrize('parts', ['0', '4', '1,x', '3-1', '1;2', '-1', [9]])
-def test_wrong_parts_are_refused(small, parts):
-    with pytest.raises(UserError, match='expected numbers from 1 to 3'): chosen_parts(parts, small.archives)
+@pytest.mark.parametrize('parts', ['0', '4', '1,x', '3-1', '1;2', '-1', [9], '1,3-2', '1,', [], '1-2-3'])
+def test_wrong_archives_are_refused_1_5_2_too(small, parts):
+    with pytest.raises(UserError, match='expected numbers from 1 to 3'): chosen_archives(parts, small.archives)
 
 
 # Faults of line and server, on the whole data set
@@ -256,9 +259,9 @@ def test_a_lost_archive_is_named_and_the_others_arrive(small, status):
 
 def test_wrong_bytes_for_ever(small):
     small.server.faults['images_001.tar.gz'] = [('wrong bytes', 0)]*data_download.WRONG_TRIES
-    with pytest.raises(UserError, match='3 times the server sent bytes whose MD5 is not'): small.fetch(parts='1')
+    with pytest.raises(UserError, match='3 times the server sent bytes whose MD5 is not'): small.fetch(archives='1')
     assert not (small.folder/'images_001.tar.gz.part').exists() and not (small.folder/'images_001.tar.gz').exists()
-    small.fetch(parts='1')
+    small.fetch(archives='1')
     small.is_right([1])
 
 
@@ -267,11 +270,11 @@ def test_a_server_that_never_gets_past_the_middle_is_given_up(small):
     size = small.archives[1].n_bytes
     small.server.ranges = False
     small.server.faults['images_001.tar.gz'] = [('drop', size//2)]*30
-    with pytest.raises(UserError, match='8 attempts brought nothing new'): small.fetch(parts='1')
+    with pytest.raises(UserError, match='8 attempts brought nothing new'): small.fetch(archives='1')
     assert len(small.server.requests['images_001.tar.gz']) <= 1 + data_download.FRUITLESS_TRIES
     small.server.forget()
     small.server.ranges = True
-    small.fetch(parts='1')
+    small.fetch(archives='1')
     small.is_right([1])
     assert small.sent()[1] == size - size//2                   # what had arrived was kept
 
@@ -290,7 +293,7 @@ def count_attempts(monkeypatch):
 
 def test_nobody_listens(small, monkeypatch, capsys):
     asked = count_attempts(monkeypatch)
-    with pytest.raises(UserError) as error: small.fetch(archives=unplugged(small), connections=1)
+    with pytest.raises(UserError) as error: small.fetch(catalogue=unplugged(small), connections=1)
     said = str(error.value)
     assert said.startswith('127.0.0.1:9 cannot be reached: connection refused. Nothing has arrived of images_001.tar.gz, images_002.tar.gz, images_003.tar.gz.')
     assert 'Check the internet connection and the proxy' in said and 'same command' in said and len(said) < 400
@@ -306,14 +309,14 @@ def test_nobody_listens(small, monkeypatch, capsys):
 def test_no_connection_costs_seconds_not_a_minute(small, monkeypatch):
     monkeypatch.setattr(data_download, 'FIRST_WAIT', .5)
     started = time.monotonic()
-    with pytest.raises(UserError, match='cannot be reached'): small.fetch(archives=unplugged(small))
+    with pytest.raises(UserError, match='cannot be reached'): small.fetch(catalogue=unplugged(small))
     assert time.monotonic() - started < 15
 
 
 def test_what_is_kept_is_said(small):
     small.folder.mkdir()
     (small.folder/'images_002.tar.gz.part').write_bytes(small.server.files['images_002.tar.gz'][:1234])
-    with pytest.raises(UserError) as error: small.fetch(archives=unplugged(small))
+    with pytest.raises(UserError) as error: small.fetch(catalogue=unplugged(small))
     assert 'Nothing has arrived of images_001.tar.gz, images_003.tar.gz. Kept are 1,234 bytes of images_002.tar.gz.' in str(error.value)
     small.fetch()
     small.is_right()
@@ -327,7 +330,7 @@ def test_reasons_are_given_in_words(small, monkeypatch, code, reason):
         if code is None: raise TimeoutError('timed out')
         raise socket.gaierror(code, 'Name or service not known') if code == socket.EAI_NONAME else OSError(code, os.strerror(code))
     monkeypatch.setattr('urllib3.util.connection.create_connection', connect)
-    with pytest.raises(UserError) as error: small.fetch(archives=unplugged(small, 'http://nih.invalid/'), parts='1')
+    with pytest.raises(UserError) as error: small.fetch(catalogue=unplugged(small, 'http://nih.invalid/'), archives='1')
     assert str(error.value).startswith(f'nih.invalid cannot be reached: {reason}. Nothing has arrived of images_001.tar.gz.')
 
 
@@ -335,33 +338,33 @@ def test_a_proxy_that_is_not_there(small, monkeypatch):
     for name in ('http_proxy', 'HTTP_PROXY'): monkeypatch.setenv(name, 'http://127.0.0.1:9')
     for name in ('no_proxy', 'NO_PROXY'): monkeypatch.delenv(name, raising=False)
     with pytest.raises(UserError, match='nih.invalid cannot be reached: the proxy cannot be reached or refuses'):
-        small.fetch(archives=unplugged(small, 'http://nih.invalid/'), parts='1')
+        small.fetch(catalogue=unplugged(small, 'http://nih.invalid/'), archives='1')
 
 
 def test_a_line_that_was_there_before_is_waited_for(small, monkeypatch):
     "After an answer, a line that is gone for seven attempts costs patience and nothing else."
     size, asked, original, gone = small.sizes()[1], [], data_download.fetch_once, [data_download.FRUITLESS_TRIES - 1]
-    def fetch_once(session, remote, part, *rest):
-        asked.append(part.n_bytes)
-        if part.n_bytes and gone[0]:
+    def fetch_once(session, remote, partial, *rest):
+        asked.append(bytes_of(partial))
+        if bytes_of(partial) and gone[0]:
             gone[0] -= 1
             remote = unplugged(small)[1]
-        return original(session, remote, part, *rest)
+        return original(session, remote, partial, *rest)
     monkeypatch.setattr(data_download, 'fetch_once', fetch_once)
     small.server.faults['images_001.tar.gz'] = [('drop', size//2)]
-    small.fetch(parts='1')
+    small.fetch(archives='1')
     small.is_right([1])
     assert asked == [0] + [size//2]*data_download.FRUITLESS_TRIES and small.sent()[1] == size
 
 
 def test_a_line_that_stays_away_names_what_is_kept(small, monkeypatch):
     size, original = small.sizes()[1], data_download.fetch_once
-    monkeypatch.setattr(data_download, 'fetch_once', lambda session, remote, part, *rest:
-                        original(session, unplugged(small)[1] if part.n_bytes else remote, part, *rest))
+    monkeypatch.setattr(data_download, 'fetch_once', lambda session, remote, partial, *rest:
+                        original(session, unplugged(small)[1] if bytes_of(partial) else remote, partial, *rest))
     small.server.faults['images_001.tar.gz'] = [('drop', size//2)]
-    with pytest.raises(UserError, match=rf'cannot be reached: connection refused\. Kept are {size//2:,} bytes of images_001\.tar\.gz\.'): small.fetch(parts='1')
+    with pytest.raises(UserError, match=rf'cannot be reached: connection refused\. Kept are {size//2:,} bytes of images_001\.tar\.gz\.'): small.fetch(archives='1')
     monkeypatch.setattr(data_download, 'fetch_once', original)
-    small.fetch(parts='1')
+    small.fetch(archives='1')
     small.is_right([1])
     assert small.sent()[1] == size
 
@@ -369,8 +372,19 @@ def test_a_line_that_stays_away_names_what_is_kept(small, monkeypatch):
 def test_a_server_that_only_fails_is_named_with_its_answer(small, capsys):
     small.server.faults['images_001.tar.gz'] = [('status', 502)]*data_download.FRUITLESS_TRIES
     with pytest.raises(UserError, match=r'images_001\.tar\.gz: 8 attempts brought nothing new \(the server answers 502 Bad Gateway\)\. '
-                                        r'Nothing has arrived of images_001\.tar\.gz\.'): small.fetch(parts='1')
+                                        r'Nothing has arrived of images_001\.tar\.gz\.'): small.fetch(archives='1')
     assert 'images_001.tar.gz: the server answers 502 Bad Gateway; attempt 8 in' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('text, seconds', [('7', 7), (' 1.5 ', 1.5), ('0', 0), ('', 0), ('soon', 0), ('-1', 0), ('1e3', 0), ('nan', 0), ('inf', 0), ('1.5.2', 0),
+                                           (formatdate(0, usegmt=True), 0), ('Fri, 99 Dec 99999 99:99:99 GMT', 0)])
+def test_any_retry_after_is_read_or_says_nothing(text, seconds): assert retry_after(text) == seconds
+
+
+def test_a_retry_after_with_decimals_is_no_traceback(small):
+    small.server.faults['images_001.tar.gz'] = [('status', (503, {'Retry-After': '0.05'})), ('status', (429, {'Retry-After': 'later'}))]
+    small.fetch(archives='1')
+    small.is_right([1])
 
 
 def test_retry_after_is_honoured_as_seconds_and_as_a_date(small):
@@ -386,7 +400,7 @@ def test_retry_after_is_honoured_as_seconds_and_as_a_date(small):
 
 def test_a_server_that_asks_for_a_day_is_not_waited_for(small):
     small.server.faults['images_001.tar.gz'] = [('status', (503, {'Retry-After': '86400'}))]
-    with pytest.raises(UserError, match='stay away for more than an hour'): small.fetch(parts='1')
+    with pytest.raises(UserError, match='stay away for more than an hour'): small.fetch(archives='1')
 
 
 def test_a_file_that_changed_on_the_server_is_not_spliced(small):
@@ -394,11 +408,11 @@ def test_a_file_that_changed_on_the_server_is_not_spliced(small):
     old, name = small.server.files['images_001.tar.gz'], 'images_001.tar.gz'
     small.server.files[name] = other = bytes(len(old))          # an old version
     small.server.faults[name] = [('drop', 500), ('status', 404)]
-    with pytest.raises(UserError): small.fetch(parts='1')
+    with pytest.raises(UserError): small.fetch(archives='1')
     assert (small.folder/f'{name}.part').read_bytes() == other[:500]
     small.server.files[name], small.server.etag = old, '"version-2"'
     small.server.forget()
-    small.fetch(parts='1')
+    small.fetch(archives='1')
     small.is_right([1])
     assert small.server.requests[name] == ['bytes=500-'] and small.sent()[1] == len(old)   # one request, answered with the whole
 
@@ -407,7 +421,7 @@ def test_a_weak_or_absent_etag_still_resumes(small):
     for etag in ('W/"1"', None):
         small.server.etag = etag
         small.server.faults['images_001.tar.gz'] = [('drop', 700)]
-        small.fetch(parts='1')
+        small.fetch(archives='1')
         assert small.sent()[1] == small.sizes()[1]
         (small.folder/'images_001.tar.gz').unlink()
         for name in small.deal[1]: (small.folder/'images'/name).unlink()
@@ -418,7 +432,7 @@ def test_a_part_that_is_too_long_or_foreign_is_replaced(small):
     small.folder.mkdir()
     for junk in (bytes(small.sizes()[1] + 5), b'junk', bytes(small.sizes()[1])):
         (small.folder/'images_001.tar.gz.part').write_bytes(junk)
-        small.fetch(parts='1')
+        small.fetch(archives='1')
         small.is_right([1])
         (small.folder/'images_001.tar.gz').unlink()
         for name in small.deal[1]: (small.folder/'images'/name).unlink()
@@ -448,13 +462,13 @@ def test_however_often_the_line_drops_each_byte_is_sent_once(content, cuts):
 
 @pytest.mark.parametrize('room', [0, 1, 1000, 5000])
 def test_disk_full_while_fetching(small, monkeypatch, room):
-    left, original = [room], PartFile.append
-    def append(self, block):
-        original(self, block[:left[0]])
+    left, original = [room], data_download.append_block
+    def append(file, block):
+        original(file, block[:left[0]])
         full = len(block) > left[0]
         left[0] = max(0, left[0] - len(block))
-        if full: raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.part))
-    monkeypatch.setattr(PartFile, 'append', append)
+        if full: raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
+    monkeypatch.setattr(data_download, 'append_block', append)
     with pytest.raises(UserError, match='the disk is full. Nothing is broken'): small.fetch()
     monkeypatch.undo()
     monkeypatch.setattr(data_download, 'FIRST_WAIT', .001)
@@ -508,7 +522,7 @@ def test_a_real_full_disk(small, tmp_path):
 
 
 def test_too_little_room_is_said_before_anything_is_transferred(small, monkeypatch):
-    monkeypatch.setattr(data_download.shutil, 'disk_usage', lambda path: type('', (), {'free': 100})())
+    monkeypatch.setattr(data_archives.shutil, 'disk_usage', lambda path: type('', (), {'free': 100})())
     with pytest.raises(UserError, match='GB are needed at most, 0.0 GB are free'): small.fetch()
     assert not small.server.requests
 
@@ -518,12 +532,12 @@ def test_too_little_room_is_said_before_anything_is_transferred(small, monkeypat
 
 CLIENT = '''
 import json, sys
-
+import chestnb.data.archives as data_archives, chestnb.data.download as data_download
 from chestnb.data.nih import nih_metadata
 data_download.FIRST_WAIT = .001
 given = json.loads(sys.argv[1])
 nih = nih_metadata()
-data_archives.fetch_nih(given['to'], archives={int(n): data_download.RemoteFile(**r) for n, r in given['archives'].items()},
+data_archives.fetch_nih(given['to'], catalogue={int(n): data_download.RemoteFile(**r) for n, r in given['archives'].items()},
                 metadata=nih[nih.image.isin(given['images'])].reset_index(drop=True), progress=False)
 '''
 
@@ -560,10 +574,10 @@ def test_killed_between_two_steps(small, when):
     (small.folder/'images').mkdir()
     first, *others = sorted(small.deal[1])
     if when in ('while unpacking', 'while an image is written'): (small.folder/'images'/first).write_bytes(small.pixels[first])
-    if when == 'while an image is written': (small.folder/'images'/f'.{others[0]}.4711.tmp').write_bytes(b'\x89PNG')
+    if when == 'while an image is written': (small.folder/'images'/f'.{others[0]}.0123456789ab.tmp').write_bytes(b'\x89PNG')
     (small.folder/'.data.csv.4711.tmp').write_text('half')
     (small.folder/'.fetch_record.json.4711.tmp').write_text('{')
-    small.fetch(parts='1')
+    small.fetch(archives='1')
     small.is_right([1])
     assert not small.server.requests
 
@@ -584,8 +598,8 @@ def test_ctrl_c_leaves_a_state_to_go_on_from(small):
 
 def test_two_runs_in_one_folder(small):
     small.folder.mkdir()
-    with data_archives.folder_lock(small.folder):
-        with pytest.raises(UserError, match='another run is at work'): small.fetch()
+    with folder_lock(small.folder, 'chestnb_nih'):
+        with pytest.raises(UserError, match=rf'chestnb_nih \(process {os.getpid()} on .*\) is at work here'): small.fetch()
     small.fetch()
     small.is_right()
 
@@ -597,10 +611,10 @@ def test_two_runs_in_one_folder(small):
 def test_archives_that_were_downloaded_by_hand(small, name):
     small.folder.mkdir()
     (small.folder/name).write_bytes(small.server.files['images_001.tar.gz'])
-    small.fetch(parts='1')
+    small.fetch(archives='1')
     assert not small.server.requests and (small.folder/name).exists()
     assert {p.name for p in (small.folder/'images').iterdir()} == small.deal[1]
-    small.fetch(parts='1', remove_archives=True)
+    small.fetch(archives='1', remove_archives=True)
     assert not (small.folder/name).exists() and not small.server.requests
 
 
@@ -611,7 +625,7 @@ def test_a_half_downloaded_archive_is_not_touched(small):
     with pytest.raises(UserError, match=r'rename it to images_001\.tar\.gz\.part'): small.fetch()
     assert path.stat().st_size == 1000 and not small.server.requests
     path.rename(small.folder/'images_001.tar.gz.part')          # the advice works
-    small.fetch(parts='1')
+    small.fetch(archives='1')
     small.is_right([1])
     assert small.sent()[1] == small.sizes()[1] - 1000
 
@@ -619,14 +633,14 @@ def test_a_half_downloaded_archive_is_not_touched(small):
 def test_a_spoilt_archive_of_the_right_size_is_refused(small):
     small.folder.mkdir()
     (small.folder/'images_001.tar.gz').write_bytes(bytes(small.sizes()[1]))
-    with pytest.raises(UserError, match='has the right size, but its MD5 is not'): small.fetch(parts='1')
+    with pytest.raises(UserError, match='has the right size, but its MD5 is not'): small.fetch(archives='1')
     assert (small.folder/'images_001.tar.gz').exists()
 
 
 def test_an_unpacked_folder(small):
     (small.folder/'images').mkdir(parents=True)
     for name in small.deal[1] | small.deal[2]: (small.folder/'images'/name).write_bytes(small.pixels[name])
-    small.fetch(parts='1,2')
+    small.fetch(archives='1,2')
     assert not small.server.requests
     small.is_right([1, 2], archives=False)
     small.fetch()
@@ -655,7 +669,7 @@ def test_a_complete_kaggle_folder_gets_no_images_folder(small):
     assert len(ChestDataset(small.folder)) == len(small.table)
 
 
-@pytest.mark.parametrize('name', ['data.csv', 'split.csv', 'BBox_List_2017.csv', 'NIH_ATTRIBUTION.txt'])
+@pytest.mark.parametrize('name', ['data.csv', 'dataset.json', 'split.csv', 'BBox_List_2017.csv', 'NIH_ATTRIBUTION.txt'])
 def test_a_file_of_the_users_is_not_overwritten(small, name):
     small.folder.mkdir()
     (small.folder/name).write_text('mine')
@@ -664,13 +678,13 @@ def test_a_file_of_the_users_is_not_overwritten(small, name):
 
 
 def test_nihs_own_boxes_may_be_there(small):
-    small.fetch(parts='1')
+    small.fetch(archives='1')
     boxes = (small.folder/'BBox_List_2017.csv').read_bytes()
     assert md5(boxes) == 'c288912caf65ab8b6c7aff6717d11005'     # NIH's file, byte by byte
 
 
 def test_an_edited_data_csv_becomes_the_users(small):
-    small.fetch(parts='1')
+    small.fetch(archives='1')
     (small.folder/'data.csv').write_text('edited')
     with pytest.raises(UserError, match='is not a file of this command'): small.fetch()
     assert (small.folder/'data.csv').read_text() == 'edited'
@@ -687,20 +701,47 @@ def test_a_resized_image_is_not_overwritten(small):
     (small.folder/'images').mkdir(parents=True)
     mine = small.folder/'images'/min(small.deal[1])
     mine.write_bytes(b'resized')
-    with pytest.raises(UserError, match="is there already with another content than NIH's"): small.fetch(parts='1')
+    with pytest.raises(UserError, match="is there already with another content than NIH's"): small.fetch(archives='1')
     assert mine.read_bytes() == b'resized'
+
+
+@pytest.mark.parametrize('archives', [True, False])
+def test_an_empty_image_does_not_count_as_finished(small, archives):
+    small.fetch(remove_archives=not archives)
+    (small.folder/'images'/min(small.deal[1])).write_bytes(b'')
+    small.server.forget()
+    small.fetch()
+    small.is_right(archives=True) if archives else small.fetch(remove_archives=True)
+    assert set(small.server.requests) == (set() if archives else {'images_001.tar.gz'})
+    assert (small.folder/'images'/min(small.deal[1])).read_bytes() == small.pixels[min(small.deal[1])]
+
+
+def test_images_are_on_the_disk_before_their_archive_goes(small, monkeypatch):
+    done, fsync, unlink = [], os.fsync, Path.unlink
+    def noted_fsync(handle):
+        done.append(Path(os.readlink(f'/proc/self/fd/{handle}')).name)
+        return fsync(handle)
+    def noted_unlink(self, *args, **kwargs):
+        done.append(f'removed {self.name}')
+        return unlink(self, *args, **kwargs)
+    if not Path('/proc/self/fd').exists(): pytest.skip('needs /proc')
+    monkeypatch.setattr(os, 'fsync', noted_fsync)
+    monkeypatch.setattr(Path, 'unlink', noted_unlink)
+    small.fetch(archives='1', remove_archives=True, connections=1)
+    gone = done.index('removed images_001.tar.gz')
+    assert small.deal[1] | {'images'} <= set(done[:gone])
 
 
 def test_an_empty_image_is_the_trace_of_a_power_cut(small):
     (small.folder/'images').mkdir(parents=True)
     (small.folder/'images'/min(small.deal[1])).write_bytes(b'')
-    small.fetch(parts='1')
+    small.fetch(archives='1')
     small.is_right([1])
 
 
 def test_a_file_instead_of_a_folder(small, tmp_path):
     (tmp_path/'file').write_text('')
-    with pytest.raises(UserError, match='is a file'): fetch_nih(tmp_path/'file', archives=small.archives, metadata=small.table)
+    with pytest.raises(UserError, match='is a file'): fetch_nih(tmp_path/'file', catalogue=small.archives, metadata=small.table)
 
 
 @pytest.mark.parametrize('connections', [0, -1])
@@ -764,7 +805,7 @@ def test_an_archive_goes_only_after_its_images_were_counted(small):
     short = tar_of([(f'images/{name}', small.pixels[name]) for name in sorted(small.deal[1])[:-1]])
     small.server.files['images_001.tar.gz'] = short
     small.archives[1] = replace(small.archives[1], md5=md5(short), n_bytes=len(short))
-    with pytest.raises(UserError, match='lacks 1 of 3 images'): small.fetch(parts='1', remove_archives=True)
+    with pytest.raises(UserError, match='lacks 1 of 3 images'): small.fetch(archives='1', remove_archives=True)
     assert (small.folder/'images_001.tar.gz').exists()
 
 
@@ -803,7 +844,7 @@ def test_a_broken_record_is_no_disaster(small):
 def test_record_notes_before_the_file_is_written(tmp_path, monkeypatch):
     record = FetchRecord(tmp_path)
     write_ours(tmp_path/'data.csv', b'1', record)
-    monkeypatch.setattr(data_chestmnist, 'write_atomically', lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(data_archives, 'write_atomically', lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt): write_ours(tmp_path/'data.csv', b'2', record)
     monkeypatch.undo()
     write_ours(tmp_path/'data.csv', b'2', FetchRecord(tmp_path))         # the old version is still known as ours
@@ -848,7 +889,7 @@ def test_chestmnist_becomes_a_data_set(mnist, faults, capsys):
     folder, arrays, server, remote = mnist
     server.faults['chestmnist.npz'] = list(faults)
     fetch_chestmnist(folder, 28, remote=remote, progress=False)
-    assert {p.name for p in folder.iterdir()} == {'images', 'data.csv', 'chestmnist.npz', 'fetch_record.json', data_chestmnist.MEDMNIST_SPLIT, 'READ_THIS_FIRST.txt'}
+    assert {p.name for p in folder.iterdir()} == {'images', 'data.csv', 'chestmnist.npz', 'dataset.json', 'fetch_record.json', data_chestmnist.MEDMNIST_SPLIT, 'READ_THIS_FIRST.txt'}
     dataset = ChestDataset(folder)
     for part in ('train', 'val', 'test'):
         for number, pixels in enumerate(arrays[f'{part}_images']):
@@ -881,7 +922,7 @@ def test_nothing_is_invented_and_nothing_pretended(mnist):
     summary = dataset.summary()
     assert summary.patients.isna().all() and 'unknown patients' in repr(dataset)
     dataset._repr_html_()
-    assert not dataset.is_synthetic and dataset.release == 'subset/unknown'
+    assert dataset.provenance == CHESTMNIST_PROVENANCE and not dataset.is_synthetic and dataset.release == 'subset/unknown'
 
 
 def test_a_file_that_was_downloaded_before(mnist, tmp_path):
@@ -917,11 +958,35 @@ def test_chestmnist_without_a_connection_leaves_nothing(mnist):
     assert not folder.exists()
 
 
+def test_chestmnist_images_are_on_the_disk_before_the_file_goes(mnist, monkeypatch):
+    folder, arrays, server, remote = mnist
+    synced, original = [], data_chestmnist.sync_files
+    def sync(paths):
+        paths = [Path(path) for path in paths]
+        assert (folder/remote.name).exists() and FetchRecord(folder).get('chestmnist', 'images') is None
+        synced.extend(path.name for path in paths)
+        original(paths)
+    monkeypatch.setattr(data_chestmnist, 'sync_files', sync)
+    fetch_chestmnist(folder, 28, remote=remote, remove_archives=True, progress=False)
+    assert sorted(synced) == sorted(p.name for p in (folder/'images').iterdir()) and len(synced) == 11 and not (folder/remote.name).exists()
+
+
+def test_an_empty_chestmnist_image_does_not_count_as_finished(mnist):
+    folder, arrays, server, remote = mnist
+    fetch_chestmnist(folder, 28, remote=remote, progress=False)
+    path = folder/'images'/'chestmnist_val_00001.png'
+    whole = path.read_bytes()
+    path.write_bytes(b'')
+    server.forget()
+    fetch_chestmnist(folder, 28, remote=remote, progress=False)
+    assert path.read_bytes() == whole and not server.requests
+
+
 def test_two_sizes_do_not_mix(mnist):
     folder, arrays, server, remote = mnist
     fetch_chestmnist(folder, 28, remote=remote, progress=False)
     with pytest.raises(UserError, match='holds ChestMNIST of 28 pixels'): fetch_chestmnist(folder, 64, remote=remote, progress=False)
-    with pytest.raises(UserError, match='is not an image of NIH'): fetch_nih(folder, parts='1', progress=False)
+    with pytest.raises(UserError, match='is not an image of NIH'): fetch_nih(folder, archives='1', progress=False)
 
 
 def test_a_wrong_size_does_not_block_the_folder(mnist):
@@ -985,23 +1050,6 @@ def test_npz_is_read_like_numpy_reads_it(tmp_path, compressed):
             assert shape == expected.shape and np.array_equal(np.stack(rows), expected)
 
 
-# The contract's "unknown for the whole set"
-
-
-def test_unknown_is_all_or_nothing(tmp_path, table):
-    from chestnb.data.tables import MAY_BE_UNKNOWN, METADATA_COLUMNS, write_metadata
-    write_metadata(table, tmp_path/'data.csv')
-    frame = pd.read_csv(tmp_path/'data.csv', dtype=str, keep_default_na=False)
-    for name in MAY_BE_UNKNOWN:
-        nih_name = METADATA_COLUMNS[name][0]
-        frame.assign(**{nih_name: ''}).to_csv(tmp_path/'all.csv', index=False)
-        assert read_metadata(tmp_path/'all.csv')[name].isna().all()
-        some = frame.copy()
-        some.loc[3, nih_name] = ''
-        some.to_csv(tmp_path/'some.csv', index=False)
-        with pytest.raises(UserError, match=re.escape(f"row 5: column {nih_name!r}")): read_metadata(tmp_path/'some.csv')
-
-
 # The commands
 
 
@@ -1009,8 +1057,8 @@ def test_the_commands_call_these_functions(small, mnist, monkeypatch, capsys):
     from chestnb.commands.data import chestnb_chestmnist, chestnb_nih
     monkeypatch.setattr(data_archives, 'NIH_ARCHIVES', small.archives)
     monkeypatch.setattr(data_archives, 'nih_metadata', lambda: small.table.copy())
-    monkeypatch.setattr(data_archives, 'official_split', lambda table: pd.DataFrame({'image': table.image, 'patient_id': table.patient_id, 'part': 'train'}))
-    chestnb_nih(str(small.folder), parts='1,3', connections=2, remove_archives=True)
+    monkeypatch.setattr(data_archives, 'nih_split', lambda: pd.DataFrame({'image': small.table.image, 'patient_id': small.table.patient_id, 'part': 'train'}))
+    chestnb_nih(str(small.folder), archives='1,3', connections=2, remove_archives=True)
     small.is_right([1, 3], archives=False)
     folder, arrays, server, remote = mnist
     monkeypatch.setattr(data_chestmnist, 'chestmnist_file', lambda size: remote)
@@ -1023,14 +1071,14 @@ def run(*words): return subprocess.run([str(Path(sys.executable).with_name(words
 
 
 def test_the_command_line(tmp_path):
-    done = run('chestnb_nih', '--to', str(tmp_path/'nih'), '--parts', '1,13')
+    done = run('chestnb_nih', '--to', str(tmp_path/'nih'), '--archives', '1,13')
     assert done.returncode == 2 and 'expected numbers from 1 to 12' in done.stderr and 'Traceback' not in done.stderr
-    done = run('chestnb_nih', '--to', str(tmp_path/'nih'), '--parts', '1', '--dry_run')
+    done = run('chestnb_nih', '--to', str(tmp_path/'nih'), '--archives', '1', '--dry_run')
     assert done.returncode == 0 and '2,008,470,987' in done.stdout and not (tmp_path/'nih').exists()
-    small_disk = "import shutil, sys; shutil.disk_usage = lambda path: type('', (), {'free': 100})(); from chestnb.commands import chestnb_nih; chestnb_nih()"
+    small_disk = "import shutil, sys; shutil.disk_usage = lambda path: type('', (), {'free': 100})(); from chestnb.commands.data import chestnb_nih; chestnb_nih()"
     (tmp_path/'chestnb_nih').write_text(small_disk)
     done = subprocess.run([sys.executable, str(tmp_path/'chestnb_nih'), '--to', str(tmp_path/'nih'), '--dry_run'], capture_output=True, text=True)
     assert done.returncode == 0 and '2,914,187,733' in done.stdout and 'Warning: ' in done.stdout and not done.stderr and not (tmp_path/'nih').exists()
-    assert 'Give a folder: --to DIR' in run('chestnb_nih').stderr and 'Give a folder: --to DIR' in run('chestnb_chestmnist').stderr
+    for name in ('chestnb_nih', 'chestnb_chestmnist'): assert '--to DIR' in run(name).stderr and 'Traceback' not in run(name).stderr
     done = run('chestnb_chestmnist', '--size', '100', '--to', str(tmp_path/'x'))
     assert done.returncode == 2 and '28, 64, 128, 224' in done.stderr and not (tmp_path/'x').exists()

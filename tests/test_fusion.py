@@ -1,14 +1,15 @@
 """The fusion model: shapes, attention, configuration, errors and losses, on small backbones (no download)."""
-import json, math, time
+import json, math
 import numpy as np, pytest, torch, torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
-import chestnb.model.weights as model_weights
 from chestnb.core.errors import UserError
+from chestnb.data.findings import FINDINGS
 
-from chestnb.model.attention import ATTENTIONS, make_attention, position_code
-from chestnb.model.losses import LOSSES, Asymmetric, BCE, Focal, make_loss
+from chestnb.model.attention import PositionCode, make_attention, position_code
+from chestnb.model.choices import ATTENTIONS, LOSSES
+from chestnb.model.losses import Asymmetric, BCE, Focal, make_loss
 from chestnb.model.config import REFERENCE_FUSION, SMALL_FUSION
-from chestnb.model.backbones import Branch, check_backbone
+from chestnb.model.backbones import Branch
 from chestnb.model.fusion import FusionModel, align_grids, branch_config, fusion_parameter_groups, set_prior
 from chestnb.model.drawing import draw_architecture, layer_table
 
@@ -23,7 +24,7 @@ def model_of(branches=('test_resnet', 'test_byobnet'), seed=0, reduced_channels=
     return FusionModel(branches, reduced_channels=reduced_channels, **arguments)
 
 def batch(n=2, height=64, width=64, seed=0):
-    return torch.randn(n, 1, height, width, generator=torch.Generator().manual_seed(seed))
+    return torch.rand(n, 1, height, width, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize('attention', ALL)
@@ -85,8 +86,8 @@ def test_fastai_tensors_are_taken():
 def test_branch_alone_is_the_same_class():
     config = model_of(branch_stages=[-2, -1]).config
     first, second = (model_of(**branch_config(config, i)) for i in (0, 1))
-    assert first.config == config | {'branches': ['test_resnet'], 'branch_stages': [-2]}
-    assert second.config == config | {'branches': ['test_byobnet'], 'branch_stages': [-1]}
+    for i, own in enumerate((first, second)):
+        assert own.config == config | {key: [config[key][i]] for key in ('branches', 'branch_stages', 'weights', 'input_scales')}
     assert first(batch()).shape == (2, 14) and first.branches[0].stride == 16
     for wrong in (2, -1):
         with pytest.raises(UserError, match='counted from 0'): branch_config(config, wrong)
@@ -104,13 +105,86 @@ def test_config_survives_json_and_seed_gives_the_same_weights():
 
 def test_reference_and_small_configurations():
     reference = FusionModel.from_config(REFERENCE_FUSION, load_weights=False)
-    assert reference.config == REFERENCE_FUSION
+    assert reference.config == reference.config | REFERENCE_FUSION | dict(weights=['imagenet']*2)
+    assert [s['mean'] for s in reference.config['input_scales']] == [.449, .449]
     table = layer_table(reference, 224)
     assert table['shape'].tolist() == ['1×224×224', '1024×7×7', '1024×7×7', '2048×7×7', '1024×7×7', '2048×7×7', '2048×7×7', '2048', '14']
     assert table.parameters.sum() == sum(p.numel() for p in reference.parameters())
     assert 'in the backbones' in draw_architecture(reference).axes[0].get_title()
-    assert FusionModel(**SMALL_FUSION).config == SMALL_FUSION
-    assert len(SMALL_FUSION['branches']) == 2 and SMALL_FUSION['pretrained'] is False
+    small = FusionModel(**SMALL_FUSION)
+    assert small.config == small.config | SMALL_FUSION | dict(weights=['none']*2) and len(SMALL_FUSION['branches']) == 2
+
+
+@pytest.mark.parametrize('findings', [('Fracture',), ('Edema', 'Mass', 'Fracture')])
+@pytest.mark.parametrize('attention', ALL)
+def test_findings_size_the_model(findings, attention):
+    model = model_of(findings=findings, attention=attention)
+    assert model.findings == findings and model(batch()).shape == (2, len(findings))
+    assert FusionModel.from_config(json.loads(json.dumps(model.config))).findings == findings
+    assert set_prior(model, [.3]*len(findings)).head.bias.shape == (len(findings),)
+
+
+def test_a_configuration_of_0_1_means_what_it_meant():
+    "One normalisation for all branches, NIH's findings, weights or not: same logits from the same weights."
+    old = dict(branches=['test_resnet', 'test_vit'], reduced_channels=16, attention='cbam', pretrained=True, n_findings=14, dropout=0.0, branch_stages=[-1, -1])
+    model = FusionModel.from_config(old, load_weights=False).eval()
+    assert model.findings == FINDINGS and model.config['weights'] == ['imagenet', 'imagenet']
+    seen = []
+    for branch in model.branches: branch.body.register_forward_pre_hook(lambda body, given: seen.append(given[0]))
+    model(batch())
+    for x in seen: assert torch.allclose(x, (batch() - .449)/.226, atol=1e-5)
+
+
+def test_each_branch_sees_what_it_was_trained_on():
+    "One normalisation for all showed half of the backbones 2.2 times their contrast."
+    model, seen = model_of(('test_byobnet', 'test_vit'), input_scales=[None, None]).eval(), []
+    for branch in model.branches: branch.body.register_forward_pre_hook(lambda body, given: seen.append(given[0]))
+    model(batch())
+    assert torch.allclose(seen[0], (batch() - .449)/.226, atol=1e-5) and torch.allclose(seen[1], 2*batch() - 1, atol=1e-5)
+    own = model_of(('test_resnet',), input_scales=[(.5, 1/2048)])
+    assert own.config['input_scales'] == [dict(mean=.5, deviation=1/2048, size=None)]
+    assert FusionModel.from_config(own.config).branches[0].scale == own.branches[0].scale
+
+
+def test_normalised_images_and_bytes_are_refused():
+    for model in (model_of().eval(), model_of().train()):
+        for wrong, words in ((255*batch(), '0 to 255|divide bytes'), ((batch() - .449)/.226, 'leave normalising to the model'),
+                             (batch().mul(255).byte(), 'floats in 0..1'), (batch()*math.nan, 'nan')):
+            with pytest.raises(UserError, match=words): model(wrong)
+    assert model_of()(batch().clamp(0, 1)).isfinite().all()
+
+
+def test_freeze_stops_the_branches_and_not_the_head():
+    "chestnb 0.1: `Learner.freeze()` stopped the head's weights and let its bias and norms learn."
+    from fastai.data.core import DataLoaders
+    from fastai.callback.progress import no_bar             # patches the Learner
+    from fastai.learner import Learner
+    dl = torch.utils.data.DataLoader([(image, torch.ones(14)) for image in batch(4)], batch_size=2)
+    learn = Learner(DataLoaders(dl, dl), model_of(), loss_func=BCE(), splitter=fusion_parameter_groups)
+    learn.freeze()
+    norms = {id(p) for m in learn.model.branches.modules() if isinstance(m, torch.nn.BatchNorm2d) for p in m.parameters()}
+    frozen = {n for n, p in learn.model.named_parameters() if not p.requires_grad}
+    assert frozen == {n for n, p in learn.model.named_parameters() if n.startswith('branches.') and id(p) not in norms}
+    before = {n: p.clone() for n, p in learn.model.named_parameters()}
+    with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-2)
+    moved = {n for n, p in learn.model.named_parameters() if not torch.equal(p, before[n])}
+    assert {'head.weight', 'head.bias', 'reduce.0.0.weight'} <= moved and not moved & frozen
+    learn.unfreeze()
+    assert all(p.requires_grad for p in learn.model.parameters()) and [len(g) for g in learn.opt.param_lists] == [len(g) for g in fusion_parameter_groups(learn.model)]
+
+
+def test_fastai_gives_probabilities_and_decisions():
+    "chestnb 0.1: `get_preds` gave logits of -3 to -1."
+    from fastai.data.core import DataLoaders
+    from fastai.callback.progress import no_bar             # patches the Learner
+    from fastai.learner import Learner
+    from fastai.data.load import DataLoader
+    dl = DataLoader([(image, torch.full((14,), math.nan)) for image in batch(4)], bs=2)
+    for name in LOSSES:
+        learn = Learner(DataLoaders(dl, dl), model_of(), loss_func=make_loss(name, [1.]*14))
+        with learn.no_bar(): probabilities, _, decisions, losses = learn.get_preds(with_decoded=True, with_loss=True)
+        with torch.no_grad(): assert torch.allclose(probabilities, learn.model.eval()(batch(4)).sigmoid(), atol=1e-6)
+        assert decisions.dtype == torch.bool and torch.equal(decisions, probabilities > .5) and losses.eq(0).all()
 
 
 def test_parameter_groups_partition_the_parameters():
@@ -124,9 +198,12 @@ def test_parameter_groups_partition_the_parameters():
 @pytest.mark.parametrize('arguments, message', [
     (dict(branches='resnet50'), r"such as \('resnet50',\)"), (dict(branches=()), 'list of timm names'),
     (dict(branches=('resnt50',)), 'Did you mean resnet50'), (dict(branches=(3,)), 'not a timm model'),
-    (dict(branches=('mixer_s32_224',)), 'cannot take images of any size'), (dict(branches=('test_resnet',), branch_stages=-9), 'gives no feature map'),
+    (dict(branches=('resnet50.mine',)), r'Did you mean resnet50\.'), (dict(weights='imagnet'), "expected 'none'"), (dict(weights=True), "expected 'none'"),
+    (dict(weights=['none']), 'weights must be one for all branches, or a list'), (dict(input_scales=[(0, 0)]*2), 'a deviation above 0'),
+    (dict(findings=()), 'findings must be a list'), (dict(findings='Mass'), 'findings must be a list'), (dict(findings=('Mass', 'Mass')), 'each once'),
+    (dict(branches=('test_resnet',), branch_stages=-9), 'gives no feature map'),
     (dict(attention='magic'), 'choose one of'), (dict(attention=None), 'choose one of'), (dict(reduced_channels=0), 'reduced_channels'),
-    (dict(n_findings=0), 'n_findings'), (dict(dropout=1), 'dropout'), (dict(branch_stages=[-1]), 'branch_stages'),
+    (dict(dropout=1), 'dropout'), (dict(branch_stages=[-1]), 'branch_stages'),
     (dict(branch_stages=0), 'branch_stages')])
 def test_bad_arguments_say_what_to_do(arguments, message):
     with pytest.raises(UserError, match=message): FusionModel(**{'branches': ('test_resnet', 'test_vit'), 'reduced_channels': 16} | arguments)
@@ -134,24 +211,11 @@ def test_bad_arguments_say_what_to_do(arguments, message):
 
 def test_bad_configurations_and_batches():
     with pytest.raises(UserError, match='keys among branches'): FusionModel.from_config({'branch': 'resnet50'})
+    with pytest.raises(UserError, match='findings without names'): FusionModel.from_config({'branches': ['test_resnet'], 'n_findings': 5})
     model = model_of()
     for wrong in (torch.zeros(2, 3, 64, 64), torch.zeros(1, 64, 64), torch.zeros(2, 1, 16, 64)):
         with pytest.raises(UserError, match='must have the shape'): model(wrong)
     with pytest.raises(UserError, match="attention='finding_query'"): model.attention_maps(batch())
-
-
-def test_pretrained_offline_is_refused_quickly_and_usefully(monkeypatch, tmp_path):
-    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path))
-    def unreachable(*args, **kwargs): raise OSError('no route')
-    monkeypatch.setattr(model_weights.socket, 'create_connection', unreachable)
-    monkeypatch.setattr(model_weights, 'getproxies', dict)
-    start = time.perf_counter()
-    with pytest.raises(UserError, match='pretrained=False') as error: FusionModel(('test_resnet',), pretrained=True)
-    assert time.perf_counter() - start < 20 and 'huggingface.co/timm/test_resnet' in str(error.value)
-    config = model_of(('test_resnet',)).config | {'pretrained': True}
-    assert FusionModel.from_config(config, load_weights=False).config['pretrained'] is True
-    from huggingface_hub import constants
-    assert constants.HF_HUB_OFFLINE in (False, True) and check_backbone('test_resnet') == 'test_resnet'
 
 
 def test_grey_first_convolution_is_the_sum_of_the_colours(tmp_path):
@@ -235,6 +299,46 @@ def test_special_cases_are_cross_entropy():
     assert torch.allclose(Focal(0.5, 0)(logits, targets), BCE()(logits, targets)/2, atol=1e-6)
     assert torch.allclose(Asymmetric(0, 0, 0)(logits, targets), BCE()(logits, targets), atol=1e-6)
     assert torch.allclose(Asymmetric(2, 2, 0)(logits, targets), 2*Focal(0.5, 2)(logits, targets), atol=1e-6)
+
+
+@pytest.mark.parametrize('name', LOSSES)
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_unknown_labels_are_left_out_of_loss_and_gradient(name, seed):
+    "The mean is over known cells: the loss of a column is that of its known images alone."
+    generator = torch.Generator().manual_seed(seed)
+    logits = (torch.randn(6, 5, generator=generator)*4).requires_grad_()
+    targets, known = torch.randint(0, 2, (6, 5), generator=generator).float(), torch.rand(6, 5, generator=generator) > .4
+    loss = make_loss(name, torch.arange(1., 6.))
+    value = loss(logits, targets.where(known, math.nan))
+    value.backward()
+    each = loss.each(logits.detach(), targets)[known]
+    assert math.isclose(value.item(), each.mean().item() if known.any() else 0, rel_tol=1e-4, abs_tol=1e-7)
+    assert (logits.grad[~known] == 0).all() and (logits.grad[known] != 0).any() == bool(known.any())
+    loss.reduction = 'sum'
+    assert math.isclose(loss(logits, targets.where(known, math.nan)).item(), each.sum().item(), rel_tol=1e-4, abs_tol=1e-6)
+
+
+@pytest.mark.parametrize('name', LOSSES)
+def test_a_batch_of_unknown_labels_has_loss_0_and_a_gradient(name):
+    logits = (torch.randn(3, 2)*50).requires_grad_()
+    value = make_loss(name, [2., 3.])(logits, torch.full((3, 2), math.nan))
+    value.backward()
+    assert value.item() == 0 and torch.equal(logits.grad, torch.zeros(3, 2))
+
+
+def test_uncertain_labels_of_minus_one_are_refused():
+    for wrong in (-1., 2., 255.):
+        with pytest.raises(UserError, match='NaN where unknown'): make_loss('bce')(torch.zeros(1, 2), torch.tensor([[1., wrong]]))
+    assert make_loss('bce')(torch.zeros(1, 2), torch.tensor([[.3, .9]])).isfinite()      # MixUp and smoothed labels
+
+
+def test_position_codes_are_made_once_and_never_saved():
+    where = PositionCode(8)
+    for height, width in ((4, 4), (3, 5), (4, 4)): assert torch.equal(where(torch.zeros(1, 8, height, width)), position_code(8, height, width))
+    assert len(where.codes) == 2 and not where.state_dict()
+    with torch.inference_mode(): where(torch.zeros(1, 8, 6, 6))
+    (where(torch.zeros(1, 8, 6, 6))*torch.ones(8, 6, 6, requires_grad=True)).sum().backward()   # made in inference, used in training
 
 
 def test_loss_errors():

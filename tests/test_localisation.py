@@ -12,7 +12,7 @@ from chestnb.data.boxes import nih_boxes, write_boxes
 from chestnb.core.errors import UserError
 from chestnb.evaluation.localisation import (IOBB_THRESHOLDS, LOCALISATION_MEASURES, baseline_scores, box_mask, box_pairs, box_targets, boxes_on_map, centre_prior,
     check_boxes_unseen, localisation_differences, localisation_table, map_region, masks_on_map, overlap, pointing_hit, random_maps,
-    random_scores, readable_localisation, scale_boxes, score_maps, structure_table, upsample_grid, usual_place)
+    random_scores, readable_localisation, scale_boxes, score_maps, structure_table, upsample_grid, location_prior)
 from chestnb.data.parts import images_in
 from chestnb.data.official import official_split
 from chestnb.data.split import patient_split
@@ -255,16 +255,16 @@ def test_centre_prior_is_a_bell():
     with pytest.raises(UserError): centre_prior(64, 0)
 
 
-def test_usual_place_never_uses_the_own_patient(case):
+def test_location_prior_never_uses_the_own_patient(case):
     _, _, pairs, targets = case
-    usual = usual_place(pairs, targets)
+    prior = location_prior(pairs, targets)
     for row in np.random.default_rng(0).choice(len(pairs), 25, replace=False):
         others = ((pairs.finding == pairs.finding[row]) & (pairs.patient_id != pairs.patient_id[row])).to_numpy()
-        np.testing.assert_allclose(usual[row], targets[others].mean(0), atol=1e-6)
+        np.testing.assert_allclose(prior[row], targets[others].mean(0), atol=1e-6)
     changed = targets.copy(); changed[0] = ~changed[0]                        # a pair's own box does not change its map
-    np.testing.assert_array_equal(usual_place(pairs, changed)[0], usual[0])
+    np.testing.assert_array_equal(location_prior(pairs, changed)[0], prior[0])
     alone = pairs.iloc[[0]]
-    assert usual_place(alone, targets[:1]).max() == 0
+    assert location_prior(alone, targets[:1]).max() == 0
 
 
 def test_random_scores_are_means_over_draws(case):
@@ -279,7 +279,7 @@ def test_random_scores_are_means_over_draws(case):
 
 def test_table_against_a_plain_loop(case):
     _, _, pairs, targets = case
-    scores = {'usual place': score_maps(usual_place(pairs, targets), targets), 'centre': score_maps(np.broadcast_to(centre_prior(32), targets.shape), targets)}
+    scores = {'location prior': score_maps(location_prior(pairs, targets), targets), 'centre': score_maps(np.broadcast_to(centre_prior(32), targets.shape), targets)}
     table = localisation_table(scores, pairs, n_resamples=100, seed=7).set_index(['finding', 'method', 'measure'])
     random, patients, draws = np.random.default_rng(7), np.unique(pairs.patient_id), []
     rows_of = {p: np.flatnonzero(pairs.patient_id == p) for p in patients}
@@ -294,8 +294,8 @@ def test_table_against_a_plain_loop(case):
         np.testing.assert_allclose([row.low, row.high], np.nanpercentile(values, [2.5, 97.5]))
         assert row.resamples == np.isfinite(values).sum()
     for finding, own in pairs.groupby('finding'):
-        row = table.loc[finding, 'usual place', 'IoU']
-        assert row.value == pytest.approx(scores['usual place'].IoU[own.index].mean())
+        row = table.loc[finding, 'location prior', 'IoU']
+        assert row.value == pytest.approx(scores['location prior'].IoU[own.index].mean())
         assert (row.pairs, row.patients) == (len(own), own.patient_id.nunique())
     assert table.loc['macro', 'centre', 'IoU'].value == pytest.approx(scores['centre'].groupby(pairs.finding).IoU.mean().mean())
 
@@ -340,7 +340,7 @@ def test_rows_must_match(case):
 
 def test_differences_are_paired(case):
     _, _, pairs, targets = case
-    same = score_maps(usual_place(pairs, targets), targets)
+    same = score_maps(location_prior(pairs, targets), targets)
     better = same.assign(pointing=same.pointing + .1)
     found = localisation_differences({'a': same, 'b': better}, pairs, 'a', n_resamples=100)
     np.testing.assert_allclose(found[['difference', 'low', 'high']], .1, atol=1e-9)
@@ -364,15 +364,47 @@ def test_seen_boxes_are_refused_by_patient(case):
 def test_another_image_of_a_training_patient_is_seen_too():
     boxes = pd.DataFrame({'image': ['b.png']})
     split = pd.DataFrame({'image': ['a.png', 'b.png'], 'patient_id': [1, 1], 'part': ['train', 'test']})
-    with pytest.raises(UserError, match='1 patients'): check_boxes_unseen(boxes, split)
+    with pytest.raises(UserError, match='1 patient with boxes'): check_boxes_unseen(boxes, split)
     assert check_boxes_unseen(boxes, split, allow_seen=True).images.to_dict() == {'test': 1}
     folds = split.assign(part=['fold0', 'test'])
     with pytest.raises(UserError): check_boxes_unseen(boxes, folds)
 
 
-def test_images_outside_the_split_are_listed():
+@pytest.mark.parametrize('patients', [(1, 2), ('1', '2'), (1., 2.), ('1.0', '2.0'), ('001', '002')])
+def test_a_boxed_image_outside_the_split_is_refused_if_its_patient_was_trained_on(patients):
+    "It passed as 'not in the split', whoever's chest it showed, and 5 and '5.0' were two patients."
     split = pd.DataFrame({'image': ['a.png'], 'patient_id': [1], 'part': ['train']})
-    assert check_boxes_unseen(pd.DataFrame({'image': ['z.png']}), split).images.to_dict() == {'not in the split': 1}
+    table = pd.DataFrame({'image': ['y.png', 'z.png'], 'patient_id': patients})
+    assert check_boxes_unseen(pd.DataFrame({'image': ['z.png']}), split, table).images.to_dict() == {'not in the split': 1}
+    with pytest.raises(UserError, match='1 patient with boxes .1 image, for example y.png. are in the part train'):
+        check_boxes_unseen(pd.DataFrame({'image': ['y.png', 'z.png']}), split, table)
+    assert check_boxes_unseen(pd.DataFrame({'image': ['y.png']}), split, table, allow_seen=True).patients.to_dict() == {'not in the split': 1}
+
+
+def test_boxed_images_of_nobody_knows_whom_are_refused():
+    split = pd.DataFrame({'image': ['a.png'], 'patient_id': [1], 'part': ['train']})
+    boxes = pd.DataFrame({'image': ['z.png']})
+    with pytest.raises(UserError, match='z.png. They are not in the split.*give table='): check_boxes_unseen(boxes, split)
+    with pytest.raises(UserError, match='give table='): check_boxes_unseen(boxes, split, pd.DataFrame({'image': ['z.png'], 'patient_id': [np.nan]}))
+    assert check_boxes_unseen(boxes.assign(patient_id=2), split).boxes.to_dict() == {'not in the split': 1}
+
+
+def test_boxes_of_other_findings_than_nihs_are_scored():
+    "RSNA's Lung Opacity ended in a ValueError, and left the table."
+    table = pd.DataFrame({'image': list('ab'), 'patient_id': [1, 2]})
+    table.attrs['findings'] = ('Lung Opacity', 'Edema')
+    boxes = pd.DataFrame({'image': ['b', 'a', 'b'], 'finding': ['Edema', 'Lung Opacity', 'Aneurysm']})
+    pairs = box_pairs(boxes, table)
+    assert pairs.finding.tolist() == ['Lung Opacity', 'Edema', 'Aneurysm']
+    scores = pd.DataFrame(np.ones((3, len(LOCALISATION_MEASURES))), columns=LOCALISATION_MEASURES)
+    named = localisation_table({'m': scores}, pairs, 10).finding.unique().tolist()
+    assert named == ['Lung Opacity', 'Edema', 'Aneurysm', 'macro', 'all pairs']
+
+
+def test_scoring_maps_needs_neither_torch_nor_a_model():
+    import subprocess, sys
+    code = 'import sys, chestnb.evaluation.localisation; print([m for m in ("torch", "fastai", "timm", "chestnb.model") if m in sys.modules])'
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'
 
 
 def test_all_real_boxes_are_official_test_images(shared_nih):

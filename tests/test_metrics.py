@@ -94,8 +94,18 @@ def test_order_is_all_that_counts():
     (np.zeros(4), np.zeros(4), 'shape'),
     (np.zeros((2, 2)), np.array([[0, 1], [np.nan, 0]]), '1 of the scores are NaN.*row 1, column 0'),
     (np.full((2, 2), .5), np.zeros((2, 2)), 'other than 0 and 1'),
-    (np.full((2, 2), np.nan), np.zeros((2, 2)), 'other than 0 and 1'),
+    (np.full((2, 2), -1.), np.zeros((2, 2)), 'other than 0 and 1'),
 ])
 def test_refused(targets, scores, says):
     for function in (auroc_per_finding, average_precision_per_finding, macro_auroc):
         with pytest.raises(UserError, match=says): function(targets, scores)
+
+
+def test_unknown_labels_are_left_out_of_their_finding():
+    "0.1 took NaN for a positive."
+    random = np.random.default_rng(2)
+    targets, scores = (random.random((90, 2)) < .3).astype(float), random.random((90, 2))
+    targets[:40, 1] = np.nan
+    for function, one in ((auroc_per_finding, auroc), (average_precision_per_finding, average_precision)):
+        np.testing.assert_allclose(function(targets, scores), [one(targets[:, 0], scores[:, 0]), one(targets[40:, 1], scores[40:, 1])], atol=1e-12)
+    assert absent_findings(np.full((5, 1), np.nan), ['a']) == ['a'] and np.isnan(macro_auroc(np.full((5, 1), np.nan), np.zeros((5, 1))))

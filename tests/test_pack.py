@@ -23,7 +23,9 @@ from chestnb.data.dataset import ChestDataset
 from chestnb.data.images import read_image
 from chestnb.data.tables import write_metadata
 from chestnb.core.errors import UserError
-from chestnb.data.pack import (PACK_CHUNK, Pack, block_shuffle, find_pack, grey_square, pack_images, pack_key, pack_recipe, pad_to_square, read_record,
+from chestnb.core.locks import file_lock
+from chestnb.data.squares import Crop, cropped_square, grey_square, pad_to_square, scaled_box
+from chestnb.data.pack import (PACK_CHUNK, Pack, block_shuffle, find_pack, pack_images, pack_key, pack_recipe, read_record,
     sound_chunks, source_state, verified_pack, verify_pack)
 
 N = 150  # images of the folder below: three chunks, the last one short
@@ -147,7 +149,7 @@ def test_every_pixel_is_that_of_the_file(dataset, size, workers):
     made = pack(dataset, size, workers=workers)
     assert made.pixels.shape == (N, size, size) and made.pixels.dtype == np.uint8
     assert made.images == list(dataset.table.image) and right(made, dataset)
-    assert sorted(p.name for p in made.path.parent.iterdir()) == [f'.{size}.lock', made.data_path.name, f'{size}.json']
+    assert sorted(p.name for p in made.path.parent.iterdir()) == [made.data_path.name, f'{size}.json']
     assert verify_pack(made, progress=False) == N
     assert np.array_equal(np.load(made.data_path), made.pixels) # any program can open it
 
@@ -210,9 +212,59 @@ def test_refusals(dataset, monkeypatch, tmp_path):
 
 def test_one_run_at_a_time(dataset):
     (dataset.path/'packs').mkdir()
-    with data_pack.one_at_a_time(dataset.path/'packs'/'.32.lock'):
-        with pytest.raises(UserError, match='another chestnb_pack'): pack(dataset)
+    with file_lock(dataset.path/'packs'/'.32.lock', 'chestnb_pack'):
+        with pytest.raises(UserError, match=rf'packs: chestnb_pack \(process {os.getpid()} on .*is at work here'): pack(dataset)
     assert right(pack(dataset), dataset)
+
+
+# -- crops
+
+def lungs(margin=.1, left_out=()):
+    "A made-up crop: boxes on a picture of 100 pixels that differ from image to image."
+    def box(name): return None if name in left_out else (10, 20, 70 + int(name[-5]), 90, 100, 100)
+    return Crop('lungs', {'margin': margin}, box)
+
+
+@pytest.mark.parametrize('workers', [1, 2])
+def test_a_crop_has_a_pack_of_its_own_with_the_right_pixels(dataset, workers):
+    whole, crop = pack(dataset), lungs(left_out=(dataset.table.image[4],))
+    made = pack(dataset, crop=crop, workers=workers)
+    assert made.path.name == '32_lungs.json' and whole.data_path.is_file()
+    for row, name in enumerate(made.images):
+        assert np.array_equal(made.pixels[row], cropped_square(read_image(dataset.image_path(name)), 32, crop.box(name)))
+    assert np.array_equal(made.pixels[4], whole.pixels[4]) and not np.array_equal(made.pixels[5], whole.pixels[5])
+    assert find_pack(dataset, 32).key == whole.key and find_pack(dataset, 32, crop=crop).key == made.key
+    assert pack(dataset).reused and pack(dataset, crop=crop).reused and verified_pack(dataset, 32, progress=False, crop=crop).key == made.key
+
+
+def test_another_crop_is_not_used(dataset):
+    made = pack(dataset, crop=lungs())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        assert find_pack(dataset, 32, crop=lungs(margin=.2)) is None
+    assert 'crop' in str(caught[0].message) and find_pack(dataset, 32) is None
+    again = pack(dataset, crop=lungs(margin=.2))
+    assert again.key != made.key and not made.data_path.exists()
+
+
+def test_boxes_are_scaled_to_the_image():
+    assert scaled_box((10, 20, 70, 90, 100, 100), (1024, 512)) == (102, 102, 717, 461)
+
+
+# -- a killed worker
+
+def test_a_killed_worker_is_a_sentence_and_the_rest_is_kept(dataset, monkeypatch):
+    monkeypatch.setattr(data_pack, 'grey_square', lambda *given: os._exit(9))
+    monkeypatch.setattr('chestnb.data.squares.grey_square', lambda *given: os._exit(9))
+    with pytest.raises(UserError, match='worker process was killed.*--workers 1'): pack(dataset, workers=2)
+    monkeypatch.undo()
+    assert right(pack(dataset), dataset)
+
+
+def test_no_shared_memory_for_processes_means_one_process(dataset, monkeypatch):
+    def none(*args, **kwargs): raise OSError(38, 'Function not implemented')
+    monkeypatch.setattr('chestnb.core.processes.ProcessPoolExecutor', none)
+    assert right(pack(dataset, workers=4), dataset)
 
 
 # -- unusable images
@@ -257,10 +309,10 @@ def decoded_in_chunk(dataset, chunk):
 
 SLOW = '''
 import sys, time
-
+import chestnb.data.pack as data_pack, chestnb.data.squares as data_squares
 from chestnb.data.dataset import ChestDataset
-quick = data_pack.grey_square
-data_pack.grey_square = lambda *given: time.sleep(.01) or quick(*given)
+quick = data_squares.grey_square
+data_squares.grey_square = lambda *given: time.sleep(.01) or quick(*given)
 data_pack.pack_images(ChestDataset(sys.argv[1]), 32, workers=int(sys.argv[2]), progress=False)
 '''
 
@@ -510,7 +562,7 @@ def test_packing_needs_little_memory(tmp_path, template):
     for name in names[1:]: os.symlink(tmp_path/'images'/names[0], tmp_path/'images'/name)
     row = ChestDataset(template).table.iloc[[0]]
     write_metadata(pd.concat([row.assign(image=name) for name in names], ignore_index=True), tmp_path/'data.csv')
-    code = ('import sys, resource; from chestnb.pack import pack_images; from chestnb.dataset import ChestDataset; '
+    code = ('import sys, resource; from chestnb.data.pack import pack_images; from chestnb.data.dataset import ChestDataset; '
             'pack_images(ChestDataset(sys.argv[1]), 512, workers=2, progress=False); '
             'print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, *(l.split()[1] for l in open("/proc/self/status") if "VmHWM" in l))')
     done = subprocess.run([sys.executable, '-c', code, str(tmp_path)], capture_output=True, text=True, check=True)
@@ -590,7 +642,7 @@ def test_bad_sizes(given):
 @pytest.mark.parametrize('content', ['null', '{}', '[]', '{"recipe": 3}'])
 def test_a_file_that_is_no_index_is_named(tmp_path, content):
     (tmp_path/'32.json').write_text(content)
-    with pytest.raises(UserError, match='32.json: is not the index of a pack'): Pack(tmp_path/'32.json')
+    with pytest.raises(UserError, match='32.json: .* the index of a pack'): Pack(tmp_path/'32.json')
 
 
 def test_negative_workers_are_refused(embedded):

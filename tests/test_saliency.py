@@ -13,8 +13,9 @@ from chestnb.model.attention import ATTENTIONS
 from chestnb.model.config import SMALL_FUSION
 from chestnb.model.fusion import FusionModel
 from chestnb.evaluation.localisation import box_pairs
-from chestnb.model.saliency import (MAP_METHODS, attention_of, cascade_steps, cut_at, draw_map, enlarge, evidence_of, grad_cam, grad_cam_pp, grid_maps,
-    layer_gradients, looking, map_similarity, pair_maps, randomisation_check, randomised, saliency_maps)
+from chestnb.model.maps import MAP_METHODS, draw_map, enlarge, grid_maps, pair_maps, saliency_maps
+from chestnb.model.saliency import attention_of, eval_mode, evidence_of, grad_cam, grad_cam_pp, layer_gradients, split_at_layer
+from chestnb.model.sanity import cascade_steps, map_similarity, randomisation_check, randomised
 
 SMALL = SMALL_FUSION | dict(reduced_channels=16, branch_stages=-1)
 
@@ -31,7 +32,7 @@ def build(seed=0, **changes):
 
 
 def batch(n=3, height=64, width=64, seed=1):
-    return torch.randn(n, 1, height, width, generator=torch.Generator().manual_seed(seed))
+    return torch.rand(n, 1, height, width, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture(scope='module', params=[*ATTENTIONS, 'none'])
@@ -42,7 +43,7 @@ def model(request): return build(attention=request.param)
 
 @pytest.mark.parametrize('layer', ['fused', 0, 1])
 def test_the_two_halves_are_the_model(model, layer):
-    features, rest = cut_at(model, batch(), layer)
+    features, rest = split_at_layer(model, batch(), layer)
     with torch.no_grad(): torch.testing.assert_close(rest(features), model(batch()), rtol=1e-4, atol=1e-5)
     assert not features.requires_grad
 
@@ -57,8 +58,8 @@ def test_gradient_is_the_slope(model, layer):
     "Against finite differences along the gradient itself."
     features, (slope,) = layer_gradients(model, batch(1), [5], layer)
     step = .004*float(features.norm()/slope.norm())
-    with looking(model), torch.no_grad():
-        _, rest = cut_at(model, batch(1), layer)
+    with eval_mode(model), torch.no_grad():
+        _, rest = split_at_layer(model, batch(1), layer)
         measured = float(rest(features + step*slope)[0, 5].double() - rest(features - step*slope)[0, 5].double())/(2*step)
     assert float((slope**2).sum()) == pytest.approx(measured, rel=.05)
 
@@ -149,7 +150,7 @@ def test_every_family_has_maps(backbone, layer):
 
 def test_grids_of_padded_families_are_cut_back():
     maps = torch.zeros(1, 1, 4, 4); maps[..., -1, -1] = 1
-    whole, cut = enlarge(maps, (64, 64)), enlarge(maps, (50, 60), multiple=16)
+    whole, cut = enlarge(maps, (64, 64)), enlarge(maps, (50, 60), (50/64, 60/64))
     torch.testing.assert_close(cut, whole[..., :50, :60])
 
 
@@ -199,7 +200,7 @@ def test_attention_maps_sum_to_one():
 # nothing is left behind
 
 @pytest.mark.parametrize('method,layer', [('attention', 'fused'), ('evidence', 'fused'), ('grad_cam', 'fused'), ('grad_cam_pp', 0)])
-def test_looking_leaves_no_trace(method, layer):
+def test_making_maps_leaves_no_trace(method, layer):
     own = build(attention='finding_query', dropout=.5)
     own.train(); own.branches[0].eval(); own.reduce[1].eval()
     modes = [m.training for m in own.modules()]
@@ -225,11 +226,27 @@ def test_frozen_models_have_maps_too():
 
 
 @pytest.mark.parametrize('arguments,words', [
-    (dict(method='gradcam'), 'expected one of attention'), (dict(findings=['Cough']), 'Cough'), (dict(findings=[]), 'expected some of'),
+    (dict(method='gradcam'), 'expected one of attention'), (dict(findings=['Cough']), 'Cough'), (dict(findings=[]), 'expected some of'), (dict(findings='cough'), 'this model answers for'),
     (dict(layer=2), "this model has 'fused', 0, 1"), (dict(layer='head'), "layer is 'head'"), (dict(layer=True), 'layer is True'),
     (dict(method='evidence', layer=1), 'fused features only')])
 def test_wrong_requests_are_refused(arguments, words):
     with pytest.raises(UserError, match=words): saliency_maps(build(), batch(1), **arguments)
+
+
+def test_maps_follow_the_models_own_findings():
+    "NIH's order of findings decided which map was shown, whatever the model was trained for."
+    own = build(findings=('Fracture', 'Mass'))
+    both = saliency_maps(own, batch(), method='evidence')
+    assert both.shape[1] == 2
+    np.testing.assert_array_equal(saliency_maps(own, batch(), 'Mass', 'evidence')[:, 0], both[:, 1])
+    with pytest.raises(UserError, match='Edema: this model answers for Fracture, Mass'): saliency_maps(own, batch(), 'Edema')
+
+
+@pytest.mark.parametrize('backbone', ['mixer_s32_224', 'hrnet_w18_small'])
+@pytest.mark.parametrize('layer', ['fused', 0])
+def test_maps_of_branches_that_resize_or_pad_cover_the_image(backbone, layer):
+    maps = saliency_maps(build(branches=[backbone, 'test_resnet']), batch(1, 50, 70), ['Mass'], layer=layer)
+    assert maps.shape == (1, 1, 50, 70) and np.isfinite(maps).all()
 
 
 def test_no_images_and_colour_images_are_refused():

@@ -20,14 +20,15 @@ from chestnb.core.files import write_csv, write_json
 from chestnb.model.config import SMALL_FUSION
 from chestnb.evaluation.localisation import (baseline_scores, box_pairs, box_targets, centre_prior, check_boxes_unseen, localisation_differences, localisation_table,
     random_scores, readable_localisation, score_maps, structure_table)
-from chestnb.model.saliency import pair_maps, randomisation_check
+from chestnb.model.maps import pair_maps
+from chestnb.model.sanity import randomisation_check
 from chestnb.data.parts import images_in
 from chestnb.data.official import official_split
 from chestnb.data.split import patient_split
 from chestnb.model.config import TrainConfig
 from chestnb.model.train import train_model
-from chestnb.evaluation.predictions import prediction_arrays
-from chestnb.evaluation.scores import point_scores
+from chestnb.evaluation.metrics import macro_auroc
+from chestnb.evaluation.scored import join
 from chestnb.model.predict import predict
 
 MODELS = {'finding_query 8×8': SMALL_FUSION | dict(attention='finding_query', branch_stages=-2),
@@ -62,9 +63,9 @@ def main(data, out, epochs, runs):
     targets, scores, maps, made = box_targets(pairs, used, dataset), {}, {}, {}
     for name, architecture in MODELS.items():
         model = train_model(dataset, split, Path(runs)/name.replace('×', 'x').replace(' ', '_'), TrainConfig(model=architecture, epochs=epochs), resume=True)
-        truth, probabilities, _ = prediction_arrays(predict(model, dataset, list(table.image)), table)
+        scored = join(predict(model, dataset, list(table.image)), table)
         made[name] = {'epoch': model.info['epoch'], 'valid_macro_auroc': model.info['valid_auroc'],
-                      'test_macro_auroc': float(point_scores(truth, probabilities)[0][-2]), 'maps_of_zeros': {}}
+                      'test_macro_auroc': float(macro_auroc(scored.targets, scored.scores)), 'maps_of_zeros': {}}
         for kind, (method, layer) in MAPS.items():
             if method == 'attention' and architecture['attention'] != 'finding_query': continue
             own = pair_maps(model, dataset, pairs, method, layer)
@@ -78,7 +79,7 @@ def main(data, out, epochs, runs):
     scores['random 8×8'] = scores.pop('random')
     result = localisation_table(scores, pairs)
     write_csv(out/'localisation.csv', result.round(4))
-    differences = [localisation_differences(scores, pairs, reference).assign(minus=reference) for reference in ('random 8×8', 'centre', 'usual place')]
+    differences = [localisation_differences(scores, pairs, reference).assign(minus=reference) for reference in ('random 8×8', 'centre', 'location prior')]
     write_csv(out/'localisation_differences.csv', pd.concat(differences).round(4))
     if maps: maps['centre'] = np.broadcast_to(centre_prior(128), targets.shape)
     if maps: write_csv(out/'localisation_structures.csv', structure_table(maps, pairs.image, dataset).round(4))

@@ -40,14 +40,14 @@ def chosen_folder(
 @command('to')
 def chestnb_nih(
     to:str='',                         # Folder of the data set; made if it is missing
-    parts:str='',                      # Which of the twelve archives, such as 1,3 or 2-5; empty: all
+    archives:str='',                   # Which of the twelve archives, such as 1,3 or 2-5; empty: all
     connections:int=4,                 # Archives in work at the same time
     remove_archives:store_true=False,  # Remove each archive after its images were unpacked and counted
     dry_run:store_true=False           # Only say what would be done
 ):
     "Fetch NIH ChestX-ray14 (45 GB, resumed if interrupted) and make a data set of it. Not for clinical use."
     from chestnb.data.archives import fetch_nih
-    fetch_nih(chosen_folder(to), parts, connections, remove_archives, dry_run)
+    fetch_nih(chosen_folder(to), archives, connections, remove_archives, dry_run)
 
 # %% ../../nbs/api/commands/data.ipynb #a6c00003
 @command('to')

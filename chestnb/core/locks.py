@@ -47,9 +47,10 @@ def file_lock(
         write_holder(path, what)
         yield
     finally:
-        for name in (f'{path}.json', path):
-            with suppress(OSError): os.unlink(name)   # Windows keeps an open file; it is empty and harmless
-        lock.release()
+        try:
+            for name in (f'{path}.json', path):
+                with suppress(OSError): os.unlink(name)   # Windows keeps an open file; it is empty and harmless
+        finally: lock.release()
 
 # %% ../../nbs/api/core/locks.ipynb #346f6f99
 LOCK_NAME = '.lock'

@@ -4,31 +4,36 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'UNUSABLE_KINDS', 'LEAST_SPREAD', 'MOST_OF_ONE_GREY', 'MOST_WHITE', 'MOST_BLACK_AND_WHITE', 'CHEST_SKETCH',
-           'LEAST_LIKENESS', 'HASH_SIDE', 'NEAR_BITS', 'METADATA_NAMES', 'PROBLEM_COLUMNS', 'MOST_SHOWN', 'PAGE',
-           'grey_facts', 'is_blank', 'is_saturated', 'chest_likeness', 'is_inverted', 'perceptual_hash', 'near_pairs',
-           'similar_hashes', 'inspect_image', 'stored_mode', 'inspect_images', 'listed_patients', 'header_patient',
-           'problems_of', 'usual_size', 'duplicate_pairs', 'whose', 'audit_images', 'kind_counts', 'thumbnail',
-           'audit_page', 'write_audit']
+           'LEAST_LIKENESS', 'HASH_SIDE', 'NEAR_BITS', 'METADATA_NAMES', 'PROBLEM_COLUMNS', 'MOST_SHOWN', 'grey_facts',
+           'is_blank', 'is_saturated', 'chest_likeness', 'is_inverted', 'perceptual_hash', 'near_pairs',
+           'closest_pairs', 'inspect_image', 'stored_facts', 'inspect_images', 'metadata_file', 'names_in_rows',
+           'listed_patients', 'header_patient', 'problems_of', 'usual_size', 'duplicate_pairs', 'relation',
+           'table_problems', 'audit_images', 'kind_counts', 'thumbnail', 'audit_page', 'write_audit']
 
 # %% ../../nbs/api/data/audit.ipynb #ccfe2227
-import functools, hashlib, io, os
+import hashlib, io, unicodedata
 import numpy as np
 import pandas as pd
 from pathlib import Path
 from PIL import Image
 from ..core.errors import NOT_FOR_CLINICAL_USE, UserError
-from ..core.files import write_csv, write_text
-from .dicom import is_dicom, open_dicom, patient_text
-from .findings import FIRST_SYNTHETIC_PATIENT
-from .images import find_images, read_image
-from .tables import named_columns
+from ..core.files import whole_folder, write_csv, write_text
+from ..core.processes import in_processes, n_workers
+from ..core.text import listed
+from .dicom_header import dicom_patient, is_dicom, open_dicom
+from .images import find_images, ORIENTATION, read_image
+from .provenance import read_provenance
+from .rows import column_place, plain_number, read_rows
+from .tables import COLUMN_NAMES, image_texts, patient_ids
 
 # %% ../../nbs/api/data/audit.ipynb #35b65d6a
 KINDS = {
     'missing': 'listed in the table, but there is no such file',
+    'listed twice': 'more than one row in the table',
     'extra': 'a file without a row in the table',
     'unreadable': 'truncated, not an image, or refused (a lateral view, a CT slice ...)',
     'not 8-bit grey': 'colour, transparency or 16 bits: read correctly here, but not by every program',
+    'turned by EXIF': 'a note in the file says that the picture must be turned: done here, but not by every program',
     'odd size': 'another size than nearly all others, very small, or very long',
     'duplicate': 'exactly the same pixels as another image',
     'near duplicate': 'almost the same picture as an image of another patient',
@@ -109,51 +114,51 @@ def near_pairs(
     most:int=NEAR_BITS,    # Greatest number of differing bits
     block:int=32,          # Rows compared at once; memory grows with block × n
     progress:bool=False    # Show a progress bar
-) -> np.ndarray:           # int (n_pairs, 3): row, later row, differing bits
+):                         # Yields int arrays (n_pairs, 3): row, later row, differing bits; one a block
     "All pairs of hashes that differ in at most `most` bits."
     from tqdm import tqdm
-    words, found = np.ascontiguousarray(hashes.T), [np.zeros((0, 3), int)]
+    words = np.ascontiguousarray(hashes.T)
     for start in tqdm(range(0, len(hashes), block), desc='comparing hashes', disable=not progress, delay=2):
-        first = np.bitwise_count(words[0, start:start + block, None] ^ words[0, start:]) <= most
-        row, other = np.nonzero(first)
+        row, other = np.nonzero(np.bitwise_count(words[0, start:start + block, None] ^ words[0, start:]) <= most)
         row, other = row[row < other] + start, other[row < other] + start
         bits = np.bitwise_count(hashes[row] ^ hashes[other]).sum(1).astype(int)
-        found.append(np.stack([row, other, bits], 1)[bits <= most])
-    return np.concatenate(found)
+        yield np.stack([row, other, bits], 1)[bits <= most]
 
-# %% ../../nbs/api/data/audit.ipynb #df615ebd
-def similar_hashes(
-    hashes:np.ndarray, # uint64 (n, words)
-    n:int,             # Number to make
-    flips:int=60,      # Bits flipped in each
-    seed:int=0         # Same seed, same hashes
-) -> np.ndarray:       # uint64 (n, words)
-    "Many hashes that look like those of a set, to time a search."
-    random = np.random.default_rng(seed)
-    bits = np.unpackbits(hashes[random.integers(len(hashes), size=n)].view(np.uint8), axis=1)
-    rows, places = np.repeat(np.arange(n), flips), random.integers(bits.shape[1], size=n*flips)
-    bits[rows, places] ^= 1
-    return np.packbits(bits, axis=1).view(np.uint64)
+# %% ../../nbs/api/data/audit.ipynb #9c31bfc7
+def closest_pairs(
+    hashes:np.ndarray,     # uint64 (n, words)
+    groups:np.ndarray,     # int (n,): images of one group are not compared; -1 for none
+    progress:bool=False    # Show a progress bar
+) -> np.ndarray:           # int (n_pairs, 3): row, later row, differing bits; each later row at most once
+    "For each image the closest earlier one of another group, if it is near."
+    best = np.full((len(hashes), 3), (-1, -1, NEAR_BITS + 1))
+    for pairs in near_pairs(hashes, progress=progress):
+        apart = (groups[pairs[:, 0]] != groups[pairs[:, 1]]) | (groups[pairs[:, 1]] < 0)
+        pairs = pairs[apart][np.argsort(pairs[apart, 2], kind='stable')]
+        later, first = np.unique(pairs[:, 1], return_index=True)
+        closer = pairs[first, 2] < best[later, 2]
+        best[later[closer]] = pairs[first[closer]]
+    return best[best[:, 0] >= 0]
 
 # %% ../../nbs/api/data/audit.ipynb #2dea02d0
 def inspect_image(
     path:str|Path # An image file
-) -> dict:        # mode, size, pixels (checksum), hash, likeness, middle, and `grey_facts`; or only `error`
+) -> dict:        # `stored_facts`, size, pixels (checksum), hash, likeness, middle, and `grey_facts`; or only `error`
     "Open one image to its last pixel and say what it is."
     try:
         image = read_image(path)
         likeness, middle = chest_likeness(image)
         pixels = hashlib.sha256(f'{image.size}'.encode() + image.tobytes()).hexdigest()
-        return dict(mode=stored_mode(path), size=image.size, pixels=pixels, hash=perceptual_hash(image), likeness=likeness, middle=middle, **grey_facts(image))
+        return dict(size=image.size, pixels=pixels, hash=perceptual_hash(image), likeness=likeness, middle=middle, **stored_facts(path), **grey_facts(image))
     except Exception as error:
         return dict(error=str(error).replace(f'{path}: ', '').replace(str(path), Path(path).name))
 
-def stored_mode(
+def stored_facts(
     path:str|Path # An image file
-) -> str:         # Pillow's mode; 'L' for DICOM, where other depths are usual
+) -> dict:        # mode (Pillow's; 'L' for DICOM, where other depths are usual), turned (EXIF orientation; 1 if upright)
     "How the pixels of an image file are stored."
-    if is_dicom(path): return 'L'
-    with Image.open(path) as image: return image.mode
+    if is_dicom(path): return dict(mode='L', turned=1)
+    with Image.open(path) as image: return dict(mode=image.mode, turned=image.getexif().get(ORIENTATION, 1))
 
 # %% ../../nbs/api/data/audit.ipynb #f46fe480
 def inspect_images(
@@ -162,34 +167,56 @@ def inspect_images(
     progress:bool=True  # Show a progress bar
 ) -> list:              # One record for each, in their order
     "Open many images in parallel."
-    from concurrent.futures import ProcessPoolExecutor
-    from concurrent.futures.process import BrokenProcessPool
     from tqdm import tqdm
-    bar = functools.partial(tqdm, total=len(paths), desc='opening images', unit='image', disable=not progress, delay=2)
-    if workers < 0: raise UserError(f'workers is {workers}; expected 0 (all cores) or more.')
-    if workers == 1 or len(paths) < 2: return list(bar(map(inspect_image, paths)))
-    try:
-        with ProcessPoolExecutor(workers or os.cpu_count()) as pool: return list(bar(pool.map(inspect_image, paths, chunksize=32)))
-    except BrokenProcessPool as error:
-        raise UserError('A process that opens images was killed, by lack of memory or by a broken decoder. Try again with --workers 1.') from error
+    chunks, done = [(paths[start:start + 32],) for start in range(0, len(paths), 32)], {}
+    with tqdm(total=len(paths), desc='opening images', unit='image', disable=not progress, delay=2) as bar:
+        for number, records in in_processes(_inspect_chunk, chunks, n_workers(workers)):
+            done[number] = records
+            bar.update(len(records))
+    return [record for number in sorted(done) for record in done[number]]
+
+def _inspect_chunk(paths): return [inspect_image(path) for path in paths]
 
 # %% ../../nbs/api/data/audit.ipynb #7082821d
 METADATA_NAMES = ('data.csv', 'Data_Entry_2017_v2020.csv', 'Data_Entry_2017.csv')
 
-def listed_patients(
+def metadata_file(
     path:str|Path # A data set folder
-) -> dict:        # Image name -> patient as text, '' if the table does not say; {} keeps the table's order
-    "The images that the table lists."
+) -> Path:        # Its table
+    "The table of a folder, for which no more is needed than a column of image names."
     file = next((Path(path)/name for name in METADATA_NAMES if (Path(path)/name).is_file()), None)
     if file is None: raise UserError(f"{Path(path)/'data.csv'}: is missing. The audit needs at least a column 'Image Index'.")
-    columns, n_rows = named_columns(file, ['Image Index'], ['Patient ID'])
-    return dict(zip(columns['Image Index'], columns.get('Patient ID', ['']*n_rows)))
+    return file
+
+def names_in_rows(
+    file:Path,   # A table
+    header:list, # Its column names
+    rows:list    # Its cells
+) -> list:       # One image name a row
+    "Image names as `find_images` writes them."
+    place = column_place(header, COLUMN_NAMES['image'], file)
+    if place is None: raise UserError(f"{file}, row 1: missing column 'Image Index'; found {listed(map(repr, header), 20)}. Add or rename the column.")
+    return [unicodedata.normalize('NFC', name.strip()) for name in image_texts([row[place] for row in rows], header[place])]
+
+def listed_patients(
+    path:str|Path # A data set folder
+) -> tuple:       # (image name -> patient as text, '' if the table does not say; image name -> its rows; names whose rows differ)
+    "The images that the table lists."
+    file = metadata_file(path)
+    header, rows = read_rows(file)
+    names, place = names_in_rows(file, header, rows), column_place(header, COLUMN_NAMES['patient_id'], file)
+    patients = [''] * len(rows) if place is None else patient_ids([row[place] for row in rows]).map(plain_number).tolist()
+    numbers, differ = {}, set()
+    for number, (name, row) in enumerate(zip(names, rows), start=2):
+        if row != rows[numbers.setdefault(name, [number])[0] - 2]: differ.add(name)
+        if numbers[name][-1] != number: numbers[name].append(number)
+    return {name: patients[places[0] - 2] for name, places in numbers.items()}, numbers, differ
 
 def header_patient(
     path:str # An image file
 ) -> str:    # '' if it is no DICOM file, or if its header does not tell patients apart
     "The patient in a DICOM header."
-    try: return patient_text(open_dicom(path, pixels=False), path) if is_dicom(path) else ''
+    try: return dicom_patient(open_dicom(path, pixels=False), path) if is_dicom(path) else ''
     except UserError: return ''
 
 # %% ../../nbs/api/data/audit.ipynb #95c19f5b
@@ -199,14 +226,15 @@ def problems_of(
 ) -> dict:       # Kind -> detail
     "What is wrong with one image by itself."
     if 'error' in record: return {'unreadable': record['error']}
-    (width, height), found = record['size'], {}
-    if record['mode'] != 'L': found['not 8-bit grey'] = f"stored as {record['mode']}"
-    if usual and record['size'] != usual: found['odd size'] = f'{width}×{height}, nearly all others {usual[0]}×{usual[1]}'
-    elif min(width, height) < 28 or max(width, height) > 2*min(width, height): found['odd size'] = f'{width}×{height}'
-    if is_blank(record): found['blank'] = f"grey levels spread over {record['spread']} of 256, {record['commonest']:.0%} of the pixels are equal"
-    elif is_saturated(record): found['saturated'] = f"{record['black']:.0%} black, {record['white']:.0%} white"
-    elif is_inverted(record['likeness'], record['middle']): found['inverted'] = f"agreement with a chest {record['likeness']:.2f}"
-    return found
+    (width, height), kinds = record['size'], {}
+    if record['mode'] != 'L': kinds['not 8-bit grey'] = f"stored as {record['mode']}"
+    if record['turned'] in range(2, 9): kinds['turned by EXIF'] = f"orientation {record['turned']}"
+    if usual and record['size'] != usual: kinds['odd size'] = f'{width}×{height}, nearly all others {usual[0]}×{usual[1]}'
+    elif min(width, height) < 28 or max(width, height) > 2*min(width, height): kinds['odd size'] = f'{width}×{height}'
+    if is_blank(record): kinds['blank'] = f"grey levels spread over {record['spread']} of 256, {record['commonest']:.0%} of the pixels are equal"
+    elif is_saturated(record): kinds['saturated'] = f"{record['black']:.0%} black, {record['white']:.0%} white"
+    elif is_inverted(record['likeness'], record['middle']): kinds['inverted'] = f"agreement with a chest {record['likeness']:.2f}"
+    return kinds
 
 def usual_size(
     records:list # From `inspect_images`
@@ -226,16 +254,14 @@ def duplicate_pairs(
     first, pairs, shown = {}, [], [i for i, record in enumerate(records) if 'error' not in record and not is_blank(record)]
     for i in shown:
         twin = first.setdefault(records[i]['pixels'], i)
-        if twin != i: pairs.append((names[i], names[twin], 'duplicate', whose(patients, names[i], names[twin])))
+        if twin != i: pairs.append((names[i], names[twin], 'duplicate', relation(patients, names[i], names[twin])))
     single = list(first.values())
     hashes = np.array([records[i]['hash'] for i in single], np.uint64).reshape(-1, 4)
-    for a, b, bits in near_pairs(hashes, progress=progress):
-        name, other = names[single[b]], names[single[a]]
-        if patients.get(name, '') != patients.get(other, '') or not patients.get(name, ''):
-            pairs.append((name, other, 'near duplicate', f'{bits} of {HASH_SIDE**2} bits differ, {whose(patients, name, other)}'))
-    return pairs
+    groups = pd.factorize(pd.Series([patients.get(names[i]) or None for i in single], dtype=object))[0]
+    near = [(names[single[b]], names[single[a]], bits) for a, b, bits in closest_pairs(hashes, groups, progress)]
+    return pairs + [(name, other, 'near duplicate', f'{bits} of {HASH_SIDE**2} bits differ, {relation(patients, name, other)}') for name, other, bits in near]
 
-def whose(
+def relation(
     patients:dict, # Image name -> patient, '' if unknown
     name:str,      # An image
     other:str      # Another one
@@ -247,23 +273,33 @@ def whose(
 # %% ../../nbs/api/data/audit.ipynb #c1a3c56e
 PROBLEM_COLUMNS = ['image', 'patient_id', 'kind', 'detail', 'other_image', 'other_patient_id']
 
+def table_problems(
+    numbers:dict, # Image name -> its rows in the table, as a spreadsheet counts them
+    differ:set,   # Names whose rows differ
+    names:list    # Images on the disk
+) -> list:        # Of (name, other name, kind, detail)
+    "What does not fit between table and folder."
+    there = set(names)
+    return ([(name, '', 'missing', '') for name in numbers if name not in there] + [(name, '', 'extra', '') for name in names if name not in numbers] +
+            [(name, '', 'listed twice', f"rows {listed(rows, 5)}, which {'differ' if name in differ else 'are equal'}")
+             for name, rows in numbers.items() if len(rows) > 1])
+
 def audit_images(
     path:str|Path,      # A data set folder, also one that `ChestDataset` refuses
     workers:int=0,      # Processes; 0: as many as there are cores, 1: this process alone
     progress:bool=True  # Show progress bars
-) -> pd.DataFrame:      # `PROBLEM_COLUMNS`, ordered by kind and image; `.attrs`: images, listed, paths
+) -> pd.DataFrame:      # `PROBLEM_COLUMNS`, ordered by kind and image; `.attrs`: images, listed, folder
     "Open every image of a folder and list what is wrong. Nothing is changed."
-    listed, paths = listed_patients(path), find_images(path)
+    (patients, numbers, differ), paths = listed_patients(path), find_images(path)
     names = sorted(paths)
     records = inspect_images([paths[name] for name in names], workers, progress)
-    patients = {name: listed.get(name, '') or header_patient(paths[name]) for name in names} | {n: p for n, p in listed.items() if n not in paths}
-    rows = [(name, 'missing', '', '') for name in listed if name not in paths] + [(name, 'extra', '', '') for name in names if name not in listed]
-    usual = usual_size(records)
-    rows += [(name, kind, detail, '') for name, record in zip(names, records) for kind, detail in problems_of(record, usual).items()]
-    rows += [(name, kind, detail, other) for name, other, kind, detail in duplicate_pairs(names, records, patients, progress)]
-    rows = [(name, patients.get(name, ''), kind, detail, other, patients.get(other, '')) for name, kind, detail, other in rows]
-    problems = pd.DataFrame(sorted(rows, key=lambda row: (list(KINDS).index(row[2]), row[0], row[4])), columns=PROBLEM_COLUMNS)
-    problems.attrs = dict(images=len(names), listed=len(listed), folder=str(path))
+    patients = patients | {name: patients.get(name) or header_patient(paths[name]) for name in names}
+    usual, order = usual_size(records), {kind: place for place, kind in enumerate(KINDS)}
+    rows = table_problems(numbers, differ, names) + duplicate_pairs(names, records, patients, progress)
+    rows += [(name, '', kind, detail) for name, record in zip(names, records) for kind, detail in problems_of(record, usual).items()]
+    rows = [(name, patients.get(name, ''), kind, detail, other, patients.get(other, '')) for name, other, kind, detail in rows]
+    problems = pd.DataFrame(sorted(rows, key=lambda row: (order[row[2]], row[0], row[4])), columns=PROBLEM_COLUMNS)
+    problems.attrs = dict(images=len(names), listed=len(numbers), folder=str(path))
     return problems
 
 # %% ../../nbs/api/data/audit.ipynb #0a481231
@@ -278,56 +314,41 @@ def kind_counts(
 MOST_SHOWN = 60
 
 def thumbnail(
-    path:str|None,  # An image file, or None
+    path:str|Path,  # An image file
     side:int=128    # Longest side, pixels
 ) -> str:           # A data URL, or '' if it cannot be shown
     "A small copy of an image as text, for a page."
     from base64 import b64encode
     try: image = read_image(path)
-    except (UserError, TypeError, AttributeError): return ''
+    except UserError: return ''
     image.thumbnail((side, side))
     packed = io.BytesIO()
     image.save(packed, 'PNG')
     return f'data:image/png;base64,{b64encode(packed.getvalue()).decode()}'
-
-# %% ../../nbs/api/data/audit.ipynb #36ec323e
-PAGE = '''<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Image audit</title><style>
-body {font-family: system-ui, sans-serif; margin: 1.5rem auto; max-width: 70rem; padding: 0 1rem; color: #222}
-table {border-collapse: collapse} td, th {padding: .2rem .8rem; text-align: left; border-bottom: 1px solid #ddd} td.n {text-align: right}
-.tiles {display: flex; flex-wrap: wrap; gap: .8rem} figure {margin: 0; width: 17.5rem; font-size: .75rem; overflow-wrap: anywhere}
-figure.one {width: 8.5rem} img {background: #000; margin-right: .2rem} footer {margin-top: 2rem; color: #555} @media print {h2 {break-after: avoid} figure {break-inside: avoid}}
-</style></head><body><h1>Image audit</h1>
-<p>{{ note }} {{ '{:,}'.format(images) }} files opened, {{ '{:,}'.format(listed) }} rows in the table, {{ n }} problem{{ 's' if n != 1 }}.</p>
-<table><tr><th>kind</th><th>problems</th><th>meaning</th></tr>
-{% for kind in kinds %}<tr><td>{% if kind.rows %}<a href="#{{ kind.anchor }}">{{ kind.name }}</a>{% else %}{{ kind.name }}{% endif %}</td>
-<td class="n">{{ kind.n }}</td><td>{{ kind.text }}</td></tr>{% endfor %}</table>
-{% for kind in kinds if kind.rows %}<h2 id="{{ kind.anchor }}">{{ kind.name }}</h2><p>{{ kind.n }} problem{{ 's' if kind.n != 1 }}{% if kind.n > kind.rows|length %}, the first {{ kind.rows|length }} shown; all are in audit.csv{% endif %}.</p>
-<div class="tiles">{% for row in kind.rows %}<figure{% if not row.other_image %} class="one"{% endif %}>
-{% for src, name in row.pictures if src %}<img src="{{ src }}" alt="Thumbnail of {{ name }}">{% endfor %}
-<figcaption><b>{{ row.image }}</b>{% if row.other_image %} and <b>{{ row.other_image }}</b>{% endif %}<br>{{ row.detail }}</figcaption></figure>{% endfor %}</div>{% endfor %}
-<footer>{{ footer }}</footer></body></html>'''
 
 # %% ../../nbs/api/data/audit.ipynb #1e0fad77
 def audit_page(
     problems:pd.DataFrame # From `audit_images`
 ) -> str:                 # HTML, complete in itself
     "A page with thumbnails for each kind of problem."
-    from jinja2 import Environment
-    paths, kinds = find_images(problems.attrs['folder']), []
+    from jinja2 import Environment, PackageLoader
+    folder, kinds = Path(problems.attrs['folder']), []
+    paths, synthetic = find_images(folder), read_provenance(folder).synthetic
     for name, text in KINDS.items():
         of_kind = problems[problems.kind == name]
-        rows = [dict(row, pictures=[(thumbnail(paths.get(other)), other) for other in (row['image'], row['other_image']) if other in paths])
+        rows = [dict(row, pictures=[(thumbnail(paths[other]), other) for other in (row['image'], row['other_image']) if other in paths])
                 for row in of_kind.head(MOST_SHOWN).to_dict('records')]
         kinds.append(dict(name=name, text=text, n=len(of_kind), rows=rows, anchor=name.replace(' ', '-')))
-    synthetic = all(str(p).isdigit() and int(p) >= FIRST_SYNTHETIC_PATIENT for p in listed_patients(problems.attrs['folder']).values())
-    return Environment(autoescape=True).from_string(PAGE).render(kinds=kinds, n=len(problems), footer=NOT_FOR_CLINICAL_USE, images=problems.attrs['images'],
-        listed=problems.attrs['listed'], note='Synthetic images.' if synthetic else 'This page contains images of patients: keep it where those may be.')
+    page = Environment(loader=PackageLoader('chestnb', 'resources'), autoescape=True).get_template('audit.html.j2')
+    return page.render(kinds=kinds, n=len(problems), images=problems.attrs['images'], listed=problems.attrs['listed'], folder=folder.resolve().name,
+        footer=NOT_FOR_CLINICAL_USE, note='Synthetic images.' if synthetic else 'This page contains images of patients: keep it where those may be.')
 
 def write_audit(
     problems:pd.DataFrame, # From `audit_images`
-    out:str|Path           # Folder for audit.csv and audit.html; it is made
+    out:str|Path           # Folder for audit.csv and audit.html; it is made. What somebody else has put there, or changed, is kept
 ) -> Path:                 # The page
     "Write the list and the page."
-    write_csv(Path(out)/'audit.csv', problems)
-    return write_text(Path(out)/'audit.html', audit_page(problems))
+    with whole_folder(out, 'chestnb_audit') as folder:
+        write_csv(folder/'audit.csv', problems)
+        write_text(folder/'audit.html', audit_page(problems))
+    return Path(out)/'audit.html'

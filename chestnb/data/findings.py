@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FINDINGS', 'NO_FINDING', 'CLASSES', 'STRUCTURES', 'FIRST_SYNTHETIC_PATIENT', 'UNKNOWN_POLICIES', 'letters_of',
-           'parse_labels', 'label_columns', 'findings_of', 'resolve_unknown']
+           'parse_labels', 'label_columns', 'findings_of', 'classes_of', 'resolve_unknown']
 
 # %% ../../nbs/00_dataset.ipynb #673fe432
 import difflib, re
@@ -53,12 +53,18 @@ def label_columns(
     table = [[name in one for one in distinct] + ([np.nan] if (codes < 0).any() else []) for name in (*findings, NO_FINDING)]
     return {name: np.array(row)[codes] for name, row in zip((*findings, NO_FINDING), table)}
 
-# %% ../../nbs/00_dataset.ipynb #54544752
+# %% ../../nbs/00_dataset.ipynb #fafc4da5
 def findings_of(
     table:pd.DataFrame # A metadata table
 ) -> tuple:            # Its findings; NIH's 14 if it does not say
     "Which findings a table has columns for."
     return tuple(table.attrs.get('findings', FINDINGS))
+
+def classes_of(
+    table:pd.DataFrame # A metadata table
+) -> tuple:            # Its findings, and 'No Finding' at last
+    "The columns of a table that can be counted."
+    return (*findings_of(table), NO_FINDING)
 
 UNKNOWN_POLICIES = {'mask': np.nan, 'negative': 0., 'positive': 1.}
 

@@ -9,12 +9,13 @@ __all__ = ['wilson_interval', 'prevalence_interval', 'prevalence_by', 'percent_a
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from itertools import cycle
 from statistics import NormalDist
 from matplotlib.ticker import LogLocator, NullFormatter
 from ..core.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE
 from ..core.errors import UserError
-from .eda import check_patients, named
-from .findings import FINDINGS
+from .eda import check_patients, titled
+from .findings import findings_of
 
 # %% ../../nbs/api/data/prevalence.ipynb #6e8b3adf
 def wilson_interval(
@@ -47,19 +48,22 @@ def prevalence_interval(
 
 # %% ../../nbs/api/data/prevalence.ipynb #0c3643dd
 def prevalence_by(
-    table: pd.DataFrame,          # one row an image, with `patient_id` and `findings`
-    by: str,                      # a column name, or a Series of groups with the table's index
-    findings: tuple = FINDINGS,   # the classes to look at
-    confidence: float = .95,      # coverage of the patient-clustered interval
-) -> pd.DataFrame:                # one row a group and finding: images, positives, prevalence, low, high (0..1)
-    "Prevalence of every finding in every group, with patient-clustered intervals"
+    table: pd.DataFrame,      # one row an image, with `patient_id` and `findings`
+    by: str,                  # a column name, or a Series of groups with the table's index
+    findings: tuple = None,   # the classes to look at; the table's findings if None
+    confidence: float = .95,  # coverage of the patient-clustered interval
+) -> pd.DataFrame:            # one row a group and finding: images with a known label, positives, prevalence, low, high (0..1)
+    "Prevalence of every finding in every group, with patient-clustered intervals; images of no group are the group 'unknown'"
+    findings = findings or findings_of(table)
     check_patients(table, [*findings] + ([by] if isinstance(by, str) else []))
     groups = table[by] if isinstance(by, str) else by
+    if groups.isna().all(): raise UserError(f'{groups.name or "the group"} is unknown for all {len(table):,} images, so there is nothing to compare.')
     rows = []
     for group, part in table.groupby(groups, observed=True, dropna=False):
         for finding in findings:
-            share, low, high, _ = prevalence_interval(part[finding], part['patient_id'], confidence)
-            rows.append((group, finding, len(part), int(part[finding].sum()), share, low, high))
+            known = part[part[finding].notna()]
+            share, low, high, _ = prevalence_interval(known[finding], known['patient_id'], confidence) if len(known) else (np.nan,)*4
+            rows.append(('unknown' if pd.isna(group) else group, finding, len(known), int(known[finding].sum()), share, low, high))
     return pd.DataFrame(rows, columns=[groups.name or 'group', 'finding', 'images', 'positives', 'prevalence', 'low', 'high'])
 
 # %% ../../nbs/api/data/prevalence.ipynb #96648088
@@ -86,13 +90,13 @@ def plot_prevalence(
     groups = list(prevalence[by].unique())
     offsets = np.linspace(.24, -.24, len(groups)) if len(groups) > 1 else [0]
     shown = prevalence[prevalence['positives'] > 0]
-    for group, offset, colour in zip(groups, offsets, [BLUE, ORANGE, GREEN, PURPLE, GREY, 'black']):
+    for group, offset, colour in zip(groups, offsets, cycle([BLUE, ORANGE, GREEN, PURPLE, GREY, 'black'])):
         part = shown[shown[by] == group]
         rows, share = order.get_indexer(part['finding']) + offset, part['prevalence'] * 100
         errors = [share - part['low'] * 100, part['high'] * 100 - share]
         ax.errorbar(share, rows, xerr=errors, fmt='o', ms=4, lw=1.2, color=colour, label=str(group))
     percent_axis(ax)
-    ax.set(xlabel='prevalence, % of images (logarithmic axis), with 95 % interval', title=named(title, note))
+    ax.set(xlabel='prevalence, % of images (logarithmic axis), with 95 % interval', title=titled(title, note))
     ax.set_yticks(range(len(order)), order)
     ax.grid(axis='x', color='#dddddd')
     ax.legend(title=by.replace('_', ' '), loc='lower right')

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['FILE_KINDS', 'DECIMAL_COMMA', 'open_text', 'fitted_row', 'separator_of', 'text_lines', 'parquet_lines', 'read_rows',
-           'refuse_rows', 'convert_column', 'parse_whole', 'parse_number', 'column_place', 'column_places',
-           'refuse_duplicates']
+           'refuse_rows', 'convert_column', 'parse_whole', 'parse_number', 'plain_number', 'column_place',
+           'column_places', 'refuse_duplicates']
 
-# %% ../../nbs/api/data/rows.ipynb #1adee0d6
+# %% ../../nbs/api/data/rows.ipynb #263a1641
 import csv, gzip, io, math, re
 import numpy as np
 import pandas as pd
@@ -52,7 +52,7 @@ def fitted_row(
                         "Put quotes around that cell, or take the comma out.")
     return cells[:width]
 
-# %% ../../nbs/api/data/rows.ipynb #cabbd205
+# %% ../../nbs/api/data/rows.ipynb #2b8d5311
 def separator_of(
     text:str # Text of a table
 ) -> str:    # ',', tab, ';' or '|'
@@ -72,7 +72,7 @@ def text_lines(
     if separator == ',' or ',' not in text: return lines
     return [[f'{found[1]}.{found[2]}' if (found := DECIMAL_COMMA.fullmatch(cell)) else cell for cell in line] for line in lines]
 
-# %% ../../nbs/api/data/rows.ipynb #31b3b9b3
+# %% ../../nbs/api/data/rows.ipynb #170a152b
 def parquet_lines(
     path:str|Path # A Parquet file
 ) -> list:        # Lists of cells, the header first
@@ -157,7 +157,15 @@ def parse_number(
         return number
     return convert
 
-# %% ../../nbs/api/data/rows.ipynb #46f7bc58
+# %% ../../nbs/api/data/rows.ipynb #9015a876
+def plain_number(
+    value # A number or a text
+) -> str: # 57.0 -> '57', NaN -> ''
+    "A cell of a CSV file."
+    if not isinstance(value, (float, np.floating)): return str(value)
+    return '' if math.isnan(value) else str(int(value)) if float(value).is_integer() else repr(float(value))
+
+# %% ../../nbs/api/data/rows.ipynb #820b704c
 def column_place(
     header:list,   # Column names
     names:tuple,   # Names that the column may have, the usual one first
@@ -173,7 +181,7 @@ def column_place(
                                           "Delete or rename all but one.")
         if fits: return fits[0]
 
-# %% ../../nbs/api/data/rows.ipynb #f321e9a9
+# %% ../../nbs/api/data/rows.ipynb #7c22835f
 def column_places(
     path:str|Path,  # The file, for messages
     header:list,    # Its column names
@@ -199,6 +207,8 @@ def refuse_duplicates(
     remedy:str       # What to do
 ):
     "Refuse a name that stands in two rows."
+    names = list(names)
+    if len(set(names)) == len(names): return
     first, problems = {}, {}
     for row, name in enumerate(names, start=2):
         if name in first: problems[row] = f"{name!r} is already in row {first[name]}"

@@ -11,37 +11,39 @@ import numpy as np
 import pandas as pd
 from ..core.drawing import BLUE, ORANGE
 from ..core.errors import UserError
-from .eda import check_labels, named
-from .findings import CLASSES, FINDINGS
+from .eda import check_labels, titled
+from .findings import classes_of, findings_of
 from .prevalence import percent_axis
 
 # %% ../../nbs/api/data/shift.ipynb #9b774a43
 def split_shift(
-    table: pd.DataFrame, # one row an image, with the 15 `CLASSES`
+    table: pd.DataFrame, # one row an image, with its findings and 'No Finding'; unknown labels are not counted
     in_test: pd.Series,  # bool with the table's index: is the image in the test part
 ) -> pd.DataFrame:       # one row a class: `train`, `test` (prevalence 0..1) and `ratio`, largest first
     "Prevalence of every class in the training part and in the test part"
-    check_labels(table, CLASSES)
+    classes = list(classes_of(table))
+    check_labels(table, classes)
     if in_test.all() or not in_test.any(): raise UserError(
         f'{int(in_test.sum())} of {len(in_test)} images are in the test part; expected images in both parts. '
         'Check that the patient ids belong to this split.')
-    shift = pd.DataFrame({'train': table.loc[~in_test, list(CLASSES)].mean(), 'test': table.loc[in_test, list(CLASSES)].mean()})
+    shift = pd.DataFrame({'train': table.loc[~in_test, classes].mean(), 'test': table.loc[in_test, classes].mean()})
     shift['ratio'] = shift['test'] / shift['train'].where(shift['train'] > 0)
     return shift.rename_axis('finding').sort_values('ratio', ascending=False)
 
 # %% ../../nbs/api/data/shift.ipynb #e2e86744
 def population_shift(
-    table: pd.DataFrame, # one row an image, with `patient_id`, `view_position`, `sex`, `age` and the 14 `FINDINGS`
+    table: pd.DataFrame, # one row an image, with `patient_id`, `view_position`, `sex`, `age` and its findings
     in_test: pd.Series,  # bool with the table's index: is the image in the test part
-) -> pd.DataFrame:       # columns `train` and `test`, one row a property; NaN where patients are unknown
+) -> pd.DataFrame:       # columns `train` and `test`, one row a property, of the images for which it is known; NaN if it is known for none
     "Size, views, sex, age and number of findings of the training part and the test part"
-    check_labels(table, ['patient_id', 'view_position', 'sex', 'age', *FINDINGS])
+    findings = list(findings_of(table))
+    check_labels(table, ['patient_id', 'view_position', 'sex', 'age', *findings])
     known = table['patient_id'].notna().all()
     def patients(part): return part['patient_id'].nunique() if known else np.nan
     def describe(part): return {
         'images': len(part), 'patients': patients(part), 'images per patient': len(part) / np.maximum(patients(part), 1),
-        'AP views, %': 100 * (part['view_position'] == 'AP').mean(), 'men, %': 100 * (part['sex'] == 'M').mean(),
-        'median age, years': part['age'].median(), 'findings per image': part[list(FINDINGS)].sum(axis=1).mean()}
+        'AP views, %': 100 * (part['view_position'].dropna() == 'AP').mean(), 'men, %': 100 * (part['sex'].dropna() == 'M').mean(),
+        'median age, years': part['age'].median(), 'findings per image': part[findings].dropna().sum(axis=1).mean()}
     return pd.DataFrame({'train': describe(table[~in_test]), 'test': describe(table[in_test])})
 
 # %% ../../nbs/api/data/shift.ipynb #f8102bbf
@@ -63,5 +65,5 @@ def plot_split_shift(
     ax.set_xlim(right=min(200, shift[['train', 'test']].max().max() * 200))
     ax.set_yticks(rows, shift.index)
     ax.legend(loc='upper left')
-    ax.set_title(named(f'{more} of {len(shift)} classes are more frequent in the test part', note))
+    ax.set_title(titled(f'{more} of {len(shift)} classes are more frequent in the test part', note))
     return ax

@@ -10,8 +10,8 @@ __all__ = ['GOLDEN_STEP', 'image_split', 'patient_counts', 'deviation', 'deal_pa
 import numpy as np
 import pandas as pd
 from ..core.errors import UserError
-from .findings import CLASSES
-from .parts import _part_order, check_fractions, check_table, match_split
+from .findings import classes_of
+from .parts import check_fractions, check_table, match_split, part_order
 
 # %% ../../nbs/02_split.ipynb #9386ba3d
 def image_split(
@@ -34,10 +34,10 @@ def _as_split(table, part, parts): # the split table from part numbers, in the t
 # %% ../../nbs/02_split.ipynb #4e9ea115
 def patient_counts(
     table:pd.DataFrame, # tidy metadata, one row an image
-)->tuple: # (patients (n_patients,), row number in `patients` of each image (n_images,), counts (n_patients, 17))
-    "What each patient brings along: images of each of the 15 classes, images, and the patient itself"
+)->tuple: # (patients (n_patients,), row number in `patients` of each image (n_images,), counts (n_patients, n_classes + 2))
+    "What each patient brings along: images of each class (unknown labels count as none), images, and the patient itself"
     patients, owner = np.unique(table['patient_id'].to_numpy(), return_inverse=True)
-    columns = [*(table[name].to_numpy(float) for name in CLASSES), np.ones(len(table))]
+    columns = [*(np.nan_to_num(table[name].to_numpy(float)) for name in classes_of(table)), np.ones(len(table))]
     counts = [np.bincount(owner, weights=column, minlength=len(patients)) for column in columns]
     return patients, owner, np.column_stack([*counts, np.ones(len(patients))])
 
@@ -48,8 +48,8 @@ def deviation(
     shares:np.ndarray, # (n_parts,) wanted share of each part
 )->np.ndarray: # (n_parts, n_counts) 0 is exact, 0.1 is 10 % too many, -1 is none at all
     "Relative deviation of each part from its share of each count"
-    held = np.array([counts[part == k].sum(0) for k in range(len(shares))])
-    return held/np.outer(shares, counts.sum(0)) - 1
+    in_part = np.array([counts[part == k].sum(0) for k in range(len(shares))])
+    return in_part/np.outer(shares, counts.sum(0)) - 1
 
 # %% ../../nbs/02_split.ipynb #850a46eb
 GOLDEN_STEP = (5**0.5-1)/2
@@ -98,12 +98,12 @@ def assign_parts(
     counts:np.ndarray, # (n_patients, n_counts) what each patient brings along
     shares:np.ndarray, # (n_parts,) wanted share of each part, sums to 1
     seed:int=0, # same seed, same parts
-    n_hands:int=10, # at most so many deals
+    n_deals:int=10, # at most so many deals
 )->np.ndarray: # (n_patients,) part number of each patient
     "Deal and repair several times; keep the parts with the smallest sum of squared relative deviations"
     counts, rng, best, smallest = counts[:, counts.sum(0) > 0], np.random.default_rng(seed), None, np.inf
     goal = np.outer(shares, counts.sum(0))
-    for _ in range(n_hands):
+    for _ in range(n_deals):
         part = repair_parts(counts, deal_patients(counts, shares, rng), shares)
         off = deviation(counts, part, shares)
         if (off**2).sum() < smallest-1e-9: best, smallest = part, (off**2).sum()
@@ -116,7 +116,7 @@ def patient_split(
     fractions:dict|None=None, # wanted share of each part; None for 70/10/20
     seed:int=0, # same seed and table, same split, whatever the order of the rows
 )->pd.DataFrame: # split: `image`, `patient_id`, `part`
-    "Split by patient, with each part's share of all 15 classes, of images and of patients as close as can be"
+    "Split by patient, with each part's share of all classes, of images and of patients as close as can be"
     check_table(table)
     fractions = check_fractions(fractions)
     patients, owner, counts = patient_counts(table)
@@ -133,18 +133,16 @@ def split_report(
 )->pd.DataFrame: # one row a class, images and patients: total, count in each part, share in each part (%), largest deviation (%)
     "Count each class in each part, and how far its share is from the wanted one"
     check_table(table)
-    split = match_split(split, table)
-    parts = list(check_fractions(fractions)) if fractions else sorted(split['part'].unique(), key=_part_order)
+    split, classes = match_split(split, table), classes_of(table)
+    parts = list(check_fractions(fractions)) if fractions else sorted(split['part'].unique(), key=part_order)
     if set(parts) != set(split['part']): raise UserError(f"fractions name {parts}, but the split's parts are {sorted(split['part'].unique())}")
-    patients, owner, counts = patient_counts(table)
-    held = np.array([table.loc[(split['part'] == part).to_numpy(), list(CLASSES)].sum().to_numpy() for part in parts])
-    extra = [[(split['part'] == part).sum(), split['patient_id'][split['part'] == part].nunique()] for part in parts]
-    held, total = np.column_stack([held, extra]).astype(int), counts.sum(0).astype(int)
-    wanted = np.array(list(fractions.values())) if fractions else held[:, len(CLASSES)]/len(table)
-    share = held/np.maximum(total, 1)
-    report = pd.DataFrame({'all': total, **dict(zip(parts, held)), **{f'{part} %': (100*row).round(2) for part, row in zip(parts, share)}})
+    total = patient_counts(table)[2].sum(0).astype(int)
+    in_part = np.array([patient_counts(table[(split['part'] == part).to_numpy()])[2].sum(0) for part in parts]).astype(int)
+    wanted = np.array(list(fractions.values())) if fractions else in_part[:, len(classes)]/len(table)
+    share = in_part/np.maximum(total, 1)
+    report = pd.DataFrame({'all': total, **dict(zip(parts, in_part)), **{f'{part} %': (100*row).round(2) for part, row in zip(parts, share)}})
     report['largest deviation %'] = np.where(total > 0, 100*np.abs(share/wanted[:, None]-1).max(0), np.nan).round(2)
-    return report.set_axis(pd.Index([*CLASSES, 'images', 'patients'], name='count'))
+    return report.set_axis(pd.Index([*classes, 'images', 'patients'], name='count'))
 
 # %% ../../nbs/02_split.ipynb #421d2cae
 def patient_kfold(
@@ -163,7 +161,7 @@ def rotate_folds(
     test_fold:int, # number of the fold to test on; the next one validates
 )->pd.DataFrame: # split with the parts 'train', 'valid' and 'test'
     "Turn folds into one train/valid/test split"
-    parts = sorted(folds['part'].unique(), key=_part_order)
+    parts = sorted(folds['part'].unique(), key=part_order)
     if len(parts) < 3 or parts != [f'fold{k}' for k in range(len(parts))]:
         raise UserError(f'the parts are {parts}; expected fold0, fold1, fold2, ... as made by patient_kfold with n_folds=3 or more')
     if test_fold not in range(len(parts)): raise UserError(f'test_fold is {test_fold!r}; expected 0 to {len(parts)-1}')

@@ -101,7 +101,7 @@ def compare_models(models: dict,            # Name -> `Scored` of the same image
         rows[name] = [*row, row[0] - next(iter(rows.values()), row)[0], *(b[at] for b in difference)]
     columns = ['auroc', 'auroc_low', 'auroc_high', 'average_precision', 'ap_low', 'ap_high', 'difference', 'difference_low', 'difference_high', 'p']
     frame = pd.DataFrame.from_dict(rows, orient='index', columns=columns).rename_axis('model')
-    frame.attrs = how_made(first, no_interval=[finding]*frame['auroc_low'].isna().all()) | {'finding': finding}
+    frame.attrs = how_made(first, no_interval=[finding] if frame['auroc'].notna().all() and frame['auroc_low'].isna().all() else []) | {'finding': finding}
     return frame
 
 # %% ../../nbs/api/evaluation/comparison.ipynb #7daa154b

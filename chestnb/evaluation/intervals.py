@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['Influence', 'correct_leverage', 'auroc_influence', 'running_counts', 'precision_curvature',
-           'average_precision_influence', 'finding_influence', 'score_influence', 'borrowed_spread', 'mean_influence',
-           'influence_on_difference', 'ratio_influence', 'sums_by_unit', 'operating_influence', 'prevalence_influence',
-           'variance_and_freedom', 'wilson_interval', 'student_interval', 'appended', 'with_mean']
+           'average_precision_influence', 'effective_number', 'finding_influence', 'score_influence', 'borrowed_spread',
+           'mean_influence', 'influence_on_difference', 'ratio_influence', 'sums_by_unit', 'operating_influence',
+           'prevalence_influence', 'variance_and_freedom', 'wilson_interval', 'student_interval', 'appended',
+           'with_mean']
 
 # %% ../../nbs/api/evaluation/intervals.ipynb #26dabd80
 import numpy as np
@@ -22,7 +23,8 @@ class Influence(NamedTuple):
     bias: np.ndarray    # What a score is too high by, on average, shape (k,)
     cr3: np.ndarray     # Influence of each patient, for the interval of one score, shape (n_units, k)
     cr2: np.ndarray     # Influence of each patient, for the interval of a mean of scores, shape (n_units, k)
-    support: np.ndarray # Patients that a score rests on, shape (k,)
+    patients: np.ndarray # Patients that a score rests on, shape (k,)
+    support: np.ndarray # The same in effect, where some have many more images than others, shape (k,)
 
 # %% ../../nbs/api/evaluation/intervals.ipynb #6e71d20d
 def correct_leverage(influence,    # Of each patient, shape (n_units, ...)
@@ -95,6 +97,12 @@ def average_precision_influence(target,  # True or False, both present, shape (n
     curvature = precision_curvature(target, number, group, end)/n - 2*(sum(sides)*own_positives).sum()/n
     return point, curvature/2, *sides
 
+# %% ../../nbs/api/evaluation/intervals.ipynb #cad0e8bc
+def effective_number(images, # Images of each patient, shape (n_units,)
+                    ) -> float: # Between 1 and the number of patients that have any; 0 without images
+    "How many patients with equally many images are worth as much (Kish)"
+    return float(images.sum()**2/max((images.astype(float)**2).sum(), 1))
+
 # %% ../../nbs/api/evaluation/intervals.ipynb #88365502
 def finding_influence(function, # `auroc_influence` or `average_precision_influence`
                       target,   # True or False, shape (n_images,)
@@ -102,12 +110,13 @@ def finding_influence(function, # `auroc_influence` or `average_precision_influe
                       number,   # Number of each image's patient, shape (n_images,)
                       n_units,  # How many patients there are
                      ) -> tuple: # As in `Influence`, of one score
-    "Score, bias, influence and support of one finding"
+    "Score, bias, influence, patients and support of one finding"
     counts = [np.bincount(number[which], minlength=n_units) for which in (target, ~target)]
-    support = min((count > 0).sum() for count in counts)
-    if not support: return np.nan, 0., np.zeros(n_units), np.zeros(n_units), 0
+    patients = min((count > 0).sum() for count in counts)
+    if not patients: return np.nan, 0., np.zeros(n_units), np.zeros(n_units), 0, 0.
     point, bias, *sides = function(target, score, number, n_units)
-    return point, bias, *(sum(correct_leverage(side, count, power) for side, count in zip(sides, counts)) for power in (1, .5)), support
+    cr3, cr2 = (sum(correct_leverage(side, count, power) for side, count in zip(sides, counts)) for power in (1, .5))
+    return point, bias, cr3, cr2, patients, min(patients, effective_number(counts[0]))
 
 # %% ../../nbs/api/evaluation/intervals.ipynb #bc6cdc45
 def score_influence(targets, # 1 positive, 0 negative, NaN unknown, shape (n_images, n_findings)
@@ -125,12 +134,12 @@ def score_influence(targets, # 1 positive, 0 negative, NaN unknown, shape (n_ima
 
 # %% ../../nbs/api/evaluation/intervals.ipynb #3974f251
 def borrowed_spread(influence, # Of the findings, from `Influence.cr2`, shape (n_units, k)
-                    support,   # Patients that each rests on, shape (k,)
+                    patients,  # Patients that each rests on, shape (k,)
                     present,   # Findings that have a score, shape (k,) bool
                    ) -> np.ndarray: # (n_units + k, k): one more row a finding
     "For a finding of a single patient: what that patient may have moved, by the spread of the other findings"
-    alone, freedom = present & (support < 2), np.maximum(support - 1, 0)*present
-    spread = (influence**2).sum(axis=0)*support # variance of one patient
+    alone, freedom = present & (patients < 2), np.maximum(patients - 1, 0)*present
+    spread = (influence**2).sum(axis=0)*patients # variance of one patient
     pooled = np.sqrt((spread*freedom).sum()/freedom.sum()) if freedom.any() else np.nan
     return np.concatenate([influence, np.diag(np.where(alone, pooled, 0))])
 
@@ -145,11 +154,11 @@ def mean_influence(influence: Influence, # On the findings, then on the micro me
     each, total = np.where(present, influence.point[:k], 0), (positives*present).sum(axis=0)
     share = np.stack([ratio(which, which.sum()) for which in (present.astype(float), total)], axis=1)
     means, bias = each @ share, np.where(present, influence.bias[:k], 0) @ share
-    moved = borrowed_spread(influence.cr2[:, :k], influence.support[:k], present) @ share
+    moved = borrowed_spread(influence.cr2[:, :k], influence.patients[:k], present) @ share
     weights_moved = (positives*np.where(present, each - means[1], 0)).sum(axis=1)/max(total.sum(), 1)
     moved[:len(positives), 1] += correct_leverage(weights_moved, positives.sum(axis=1), .5)
     alone = np.concatenate([influence.cr3, np.zeros((k, k + 1))])
-    parts = zip((*influence[:2], alone, alone, influence.support), (means, bias, moved, moved, influence.support[[k, k]]))
+    parts = zip((*influence[:2], alone, alone, *influence[4:]), (means, bias, moved, moved, *(counted[[k, k]] for counted in influence[4:])))
     return Influence(*(np.concatenate([old[..., :k], new[..., :1], old[..., k:], new[..., 1:]], axis=-1) for old, new in parts))
 
 # %% ../../nbs/api/evaluation/intervals.ipynb #2533f6f5
@@ -157,18 +166,19 @@ def influence_on_difference(second: Influence, # On the scores of a model
                             first: Influence,  # On those of the reference, same images
                            ) -> Influence: # On second minus first
     "Difference of the scores of two models on the same patients"
-    return Influence(*(b - a for a, b in zip(first[:4], second[:4])), np.minimum(first.support, second.support))
+    return Influence(*(b - a for a, b in zip(first[:4], second[:4])), *(np.minimum(a, b) for a, b in zip(first[4:], second[4:])))
 
 # %% ../../nbs/api/evaluation/intervals.ipynb #eb7630ea
-def ratio_influence(part,    # What each patient adds above the line, shape (n_units, k)
-                    whole,   # What it adds below, shape (n_units, k)
-                    support, # Patients that each ratio rests on, shape (k,)
+def ratio_influence(part,     # What each patient adds above the line, shape (n_units, k)
+                    whole,    # What it adds below, shape (n_units, k)
+                    patients, # Patients that each ratio rests on, shape (k,)
                    ) -> Influence: # On the ratios of the sums; NaN where there is nothing below the line
     "Influence on a ratio of sums"
     above, below = part.sum(axis=0), whole.sum(axis=0)
     point = ratio(above, below)
     each = np.where(below > 0, (part - point*whole)/np.maximum(below, 1e-300), 0)
-    return Influence(point, np.zeros(point.shape), correct_leverage(each, whole, 1), correct_leverage(each, whole, .5), np.where(below > 0, support, 0))
+    patients = np.where(below > 0, patients, 0)
+    return Influence(point, np.zeros(point.shape), correct_leverage(each, whole, 1), correct_leverage(each, whole, .5), patients, patients)
 
 # %% ../../nbs/api/evaluation/intervals.ipynb #8e6bbf6e
 def sums_by_unit(values,  # One or more numbers an image, shape (n_images, k)
@@ -217,7 +227,7 @@ def variance_and_freedom(influence: Influence, # On any scores
     even = np.full(square.shape, 1/len(influence.cr3))
     unequal = np.divide(fourth, square**2, out=even.copy(), where=square > 0) - even
     freedom = np.clip(np.minimum(influence.support - 1, 2/np.maximum(unequal, 1e-9)), 1, None)
-    return np.where(influence.support < 2, np.nan, square), freedom
+    return np.where(influence.patients < 2, np.nan, square), freedom
 
 # %% ../../nbs/api/evaluation/intervals.ipynb #577c64ce
 def wilson_interval(influence: Influence, # On scores between 0 and 1
@@ -228,7 +238,7 @@ def wilson_interval(influence: Influence, # On scores between 0 and 1
     centre, reach = np.clip(influence.point - influence.bias, 0, 1), stdtrit(freedom, (1 + level)/2)**2
     spread, unanimous = centre*(1 - centre), (variance == 0) & np.isin(influence.point, (0, 1))
     inverse_n = np.divide(variance, spread, out=np.full(spread.shape, np.inf), where=spread > 0)
-    inverse_n = np.where(unanimous, 1/np.maximum(influence.support, 1), np.where(variance == 0, 0, inverse_n))
+    inverse_n = np.where(unanimous, 1/np.maximum(influence.patients, 1), np.where(variance == 0, 0, inverse_n))
     k = np.minimum(reach*inverse_n, 1e9)
     middle, half = (centre + k/2)/(1 + k), np.sqrt(k*spread + k*k/4)/(1 + k)
     missing = np.isnan(variance) | np.isnan(influence.point)

@@ -5,19 +5,22 @@
 # %% auto #0
 __all__ = ['IOBB_THRESHOLDS', 'IOU_THRESHOLDS', 'LOCALISATION_MEASURES', 'REGIONS', 'scale_boxes', 'boxes_on_map', 'box_mask',
            'box_pairs', 'box_targets', 'pointing_hit', 'map_region', 'overlap', 'check_maps', 'score_maps',
-           'upsample_grid', 'random_maps', 'random_scores', 'centre_prior', 'usual_place', 'baseline_scores',
-           'resampled_means', 'localisation_table', 'readable_localisation', 'localisation_differences',
-           'check_boxes_unseen', 'masks_on_map', 'structure_table']
+           'upsample_grid', 'random_maps', 'random_scores', 'centre_prior', 'location_prior', 'baseline_scores',
+           'resampled_means', 'method_table', 'localisation_table', 'readable_localisation', 'localisation_differences',
+           'box_patients', 'check_boxes_unseen', 'mask_on_map', 'masks_on_map', 'inside_shares', 'structure_table']
 
 # %% ../../nbs/api/evaluation/localisation.ipynb #e0c17974
 import numpy as np
 import pandas as pd
 from PIL import Image
 from fastcore.meta import delegates
+from scipy.ndimage import distance_transform_edt, label
 from tqdm import tqdm
 from ..core.errors import UserError
+from ..core.text import interval_text, listed, plural
 from ..data.dataset import ChestDataset, image_size
-from ..data.findings import FINDINGS
+from ..data.findings import findings_of
+from ..data.tables import patient_text
 from .resampling import interval, resample_weights, resampled_sums
 
 # %% ../../nbs/api/evaluation/localisation.ipynb #504c9d41
@@ -65,14 +68,15 @@ def box_mask(
 # %% ../../nbs/api/evaluation/localisation.ipynb #eca5733a
 def box_pairs(
     boxes:pd.DataFrame, # Columns image, finding, ...
-    table:pd.DataFrame  # Tidy metadata with image and patient_id; boxes of other images are left out
-) -> pd.DataFrame:      # One row a pair: image, finding, patient_id, boxes (how many); in the order of `FINDINGS`, then of the table
+    table:pd.DataFrame  # Metadata with image and patient_id; boxes of other images are left out
+) -> pd.DataFrame:      # One row a pair: image, finding, patient_id, boxes (how many); in the order of the table's findings, then of the table
     "The images and findings that have a box."
     known = boxes[boxes.image.isin(table.image)]
     if not len(known): raise UserError(f'none of the {len(boxes):,} boxes is on one of the {len(table):,} images. Give boxes of this data set.')
     pairs = known.groupby(['image', 'finding'], sort=False).size().reset_index(name='boxes')
+    names = [*findings_of(table), *sorted(set(pairs.finding) - set(findings_of(table)))]
     rows = pd.Series(np.arange(len(table)), index=table.image)
-    order = np.lexsort([rows[pairs.image], [FINDINGS.index(f) for f in pairs.finding]])
+    order = np.lexsort([rows[pairs.image], pairs.finding.map(names.index)])
     pairs = pairs.iloc[order].reset_index(drop=True)
     pairs.insert(2, 'patient_id', table.set_index('image').patient_id.loc[pairs.image].to_numpy())
     return pairs
@@ -98,9 +102,7 @@ def pointing_hit(
     tolerance:float=0. # Maxima up to this many pixels beside the target count as hits
 ) -> float:            # 0..1: share of the tied maxima that hit; 0 or 1 if there is one maximum
     "Whether the maximum of a map is in the box."
-    if tolerance > 0:
-        from scipy.ndimage import distance_transform_edt
-        target = distance_transform_edt(~target) <= tolerance
+    if tolerance > 0: target = distance_transform_edt(~target) <= tolerance
     return float(target[map_ == map_.max()].mean())
 
 # %% ../../nbs/api/evaluation/localisation.ipynb #e0e3379d
@@ -118,7 +120,6 @@ def map_region(
     cut = fraction*map_.max() if area is None else np.sort(map_, axis=None)[-max(1, round(area*map_.size))]
     region = map_ >= cut
     if component == 'peak':
-        from scipy.ndimage import label
         parts = label(region, np.ones((3, 3)))[0]
         region = np.isin(parts, np.unique(parts[map_ == map_.max()]))
     if not as_box: return region
@@ -215,7 +216,7 @@ def centre_prior(
     return np.exp(-.5*(squares[:, None] + squares))
 
 # %% ../../nbs/api/evaluation/localisation.ipynb #c0d7a73e
-def usual_place(
+def location_prior(
     pairs:pd.DataFrame, # From `box_pairs`
     targets             # bool (n_pairs, S, S)
 ) -> np.ndarray:        # float32 (n_pairs, S, S), 0..1; constant where no other patient has this finding
@@ -239,13 +240,13 @@ def baseline_scores(
     spread:float=.2,    # Of the centre prior
     seed:int=0,         # Of the random maps
     **kwargs           # For `score_maps`
-) -> dict:              # 'random', 'centre', 'usual place' -> one row of scores a pair
+) -> dict:              # 'random', 'centre', 'location prior' -> one row of scores a pair
     "Scores of the three maps that never look at the image."
     size = np.shape(targets)[1]
     centre = np.broadcast_to(centre_prior(size, spread), np.shape(targets))
     return {'random': random_scores(targets, grid, n_draws, seed, **kwargs),
             'centre': score_maps(centre, targets, **kwargs),
-            'usual place': score_maps(usual_place(pairs, targets), targets, **kwargs)}
+            'location prior': score_maps(location_prior(pairs, targets), targets, **kwargs)}
 
 # %% ../../nbs/api/evaluation/localisation.ipynb #69e6db90
 def resampled_means(
@@ -256,7 +257,7 @@ def resampled_means(
     seed:int             # Same seed, same patients
 ) -> tuple:              # names, means (n_names, k), resamples (n_resamples, n_names, k); NaN where there is nothing to resample
     "Means of each finding, of the findings, and of all pairs, in the sample and in each resample."
-    names = [f for f in FINDINGS if (findings == f).any()]
+    names = list(pd.unique(np.asarray(findings, object)))
     member = np.stack([findings == f for f in names] + [np.ones(len(findings), bool)], axis=1).astype(float)
     number, weights = resample_weights(patient_ids, n_resamples, seed)
     counted = np.stack([resampled_sums(scores*own[:, None], number, weights) for own in member.T], axis=1)
@@ -267,6 +268,22 @@ def resampled_means(
     return [*names, 'macro', 'all pairs'], add(means, 0), add(resamples, 1)
 
 # %% ../../nbs/api/evaluation/localisation.ipynb #d75e9b51
+def method_table(
+    method:str,          # Its name
+    frame:pd.DataFrame,  # One row of scores a pair, from `score_maps`
+    pairs:pd.DataFrame,  # From `box_pairs`
+    n_resamples:int,     # Resamples of the patients
+    seed:int             # Same seed, same patients
+) -> pd.DataFrame:       # One row a finding and measure: value, low, high, resamples
+    "The means of one method with their intervals."
+    if len(frame) != len(pairs): raise UserError(f'{method!r} has {len(frame)} rows of scores for {len(pairs)} pairs; expected one for each.')
+    values = frame[list(LOCALISATION_MEASURES)].to_numpy(float)
+    names, means, resamples = resampled_means(values, pairs.finding.to_numpy(), pairs.patient_id.to_numpy(), n_resamples, seed)
+    low, high, used = interval(resamples)
+    index = pd.MultiIndex.from_product([names, [method], LOCALISATION_MEASURES], names=['finding', 'method', 'measure'])
+    return pd.DataFrame({'value': means.ravel(), 'low': low.ravel(), 'high': high.ravel(), 'resamples': used.ravel()}, index=index)
+
+
 def localisation_table(
     scores:dict,           # Method -> one row of scores a pair, from `score_maps`
     pairs:pd.DataFrame,    # From `box_pairs`
@@ -276,15 +293,8 @@ def localisation_table(
     "Every mean with its 95 % interval over patients."
     counts = pairs.groupby('finding').agg(pairs=('image', 'size'), patients=('patient_id', 'nunique'))
     for name in ('macro', 'all pairs'): counts.loc[name] = [len(pairs), pairs.patient_id.nunique()]
-    frames = []
-    for method, frame in scores.items():
-        if len(frame) != len(pairs): raise UserError(f'{method!r} has {len(frame)} rows of scores for {len(pairs)} pairs; expected one for each.')
-        names, means, resamples = resampled_means(frame[list(LOCALISATION_MEASURES)].to_numpy(float), pairs.finding.to_numpy(), pairs.patient_id.to_numpy(), n_resamples, seed)
-        low, high, used = interval(resamples)
-        index = pd.MultiIndex.from_product([names, [method], LOCALISATION_MEASURES], names=['finding', 'method', 'measure'])
-        frames.append(pd.DataFrame({'value': means.ravel(), 'low': low.ravel(), 'high': high.ravel(), 'resamples': used.ravel()}, index=index))
-    table = pd.concat(frames).reset_index()
-    order = {name: i for i, name in enumerate(names)}
+    table = pd.concat([method_table(method, frame, pairs, n_resamples, seed) for method, frame in scores.items()]).reset_index()
+    order = {name: i for i, name in enumerate([*pairs.finding.unique(), 'macro', 'all pairs'])}
     table = table.sort_values('finding', key=lambda column: column.map(order), kind='stable', ignore_index=True)
     return table.merge(counts.reset_index(), on='finding', how='left')
 
@@ -297,7 +307,7 @@ def readable_localisation(
     "One measure for reading: 0.52 [0.41, 0.63]; without brackets where the interval is missing or has no width."
     if measure not in LOCALISATION_MEASURES: raise UserError(f'measure is {measure!r}; expected one of {", ".join(LOCALISATION_MEASURES)}.')
     rows = table[table.measure == measure]
-    text = [f'{r.value:.{digits}f}' + (f' [{r.low:.{digits}f}, {r.high:.{digits}f}]' if r.high - r.low > 1e-9 else '') for r in rows.itertuples()]
+    text = [interval_text(r.value, r.low, r.high, digits) for r in rows.itertuples()]
     wide = rows.assign(text=text).pivot(index='finding', columns='method', values='text')
     counts = rows.drop_duplicates('finding').set_index('finding')[['pairs', 'patients']]
     return counts.join(wide[list(rows.method.unique())]).rename_axis(None)
@@ -322,26 +332,56 @@ def localisation_differences(
     return pd.DataFrame({'difference': means.ravel(), 'low': low.ravel(), 'high': high.ravel()}, index=index).reset_index()
 
 # %% ../../nbs/api/evaluation/localisation.ipynb #16415b8f
-def check_boxes_unseen(
-    boxes:pd.DataFrame,     # Column image: the boxes to be scored
-    split:pd.DataFrame,     # Of the training run: image, patient_id, part
-    allow_seen:bool=False   # True: only report
-) -> pd.DataFrame:          # One row a part: boxes, images, patients
-    "Count the boxed patients in each part of the split; refuse if any was used for training or for choosing the epoch."
-    known = boxes.merge(split, on='image', how='left')
+def box_patients(
+    boxes:pd.DataFrame,     # Column image
+    split:pd.DataFrame,     # image, patient_id, part
+    table:pd.DataFrame=None # Metadata with image and patient_id, for images that are not in the split
+) -> pd.DataFrame:          # The boxes with part ('not in the split') and patient (text)
+    "Whose images the boxes are on, and in which part."
+    known = boxes[['image']].merge(split[['image', 'patient_id', 'part']], on='image', how='left')
     known['part'] = known.part.astype(object).where(known.part.notna(), 'not in the split')
-    report = known.groupby('part').agg(boxes=('image', 'size'), images=('image', 'nunique'), patients=('patient_id', 'nunique'))
+    outside, source = known.part.eq('not in the split'), boxes if table is None else table
+    if outside.any():
+        patients = source.drop_duplicates('image').set_index('image').patient_id if 'patient_id' in source else pd.Series(dtype=object)
+        known['patient_id'] = known.patient_id.astype(object).where(~outside, known.image.map(patients))
+    unknown = known.image[known.patient_id.isna()].unique()
+    if len(unknown): raise UserError(f'whose images these are is not known: {listed(unknown)}. They are not in the split, and a patient in training '
+                                     "may have other images: give table=, the data set's metadata with image and patient_id.")
+    return known.assign(patient=known.patient_id.map(patient_text))
+
+
+def check_boxes_unseen(
+    boxes:pd.DataFrame,      # Column image: the boxes to be scored
+    split:pd.DataFrame,      # Of the training run: image, patient_id, part
+    table:pd.DataFrame=None, # Metadata of the boxed images; needed if some are not in the split
+    allow_seen:bool=False    # True: only report
+) -> pd.DataFrame:           # One row a part: boxes, images, patients
+    "Count the boxed patients in each part of the split; refuse if any was used for training or for choosing the epoch."
+    known = box_patients(boxes, split, table)
     learning = split[split.part.isin(['train', 'valid']) | split.part.str.startswith('fold')]
-    seen = known[known.patient_id.isin(learning.patient_id)]
+    learning = learning.part.groupby(learning.patient_id.map(patient_text)).agg(lambda parts: sorted(set(parts)))
+    seen = known[known.patient.isin(learning.index)]
     if len(seen) and not allow_seen:
-        where = ', '.join(sorted(learning.part[learning.patient_id.isin(seen.patient_id)].unique()))
-        raise UserError(f"{seen.patient_id.nunique()} patients with boxes ({seen.image.nunique()} images, for example {seen.image.iloc[0]}) are in the "
+        where = ', '.join(sorted(set(sum(learning[seen.patient.unique()], []))))
+        raise UserError(f"{plural(seen.patient.nunique(), 'patient')} with boxes ({plural(seen.image.nunique(), 'image')}, for example {seen.image.iloc[0]}) are in the "
             f"part {where} of the split. Boxes evaluate and never train: score only test patients, or split so that boxed patients are in test. "
             "allow_seen=True reports it and goes on.")
-    return report
+    return known.groupby('part').agg(boxes=('image', 'size'), images=('image', 'nunique'), patients=('patient', 'nunique'))
 
 # %% ../../nbs/api/evaluation/localisation.ipynb #b305cd7c
 REGIONS = {'lungs': ('Left Lung', 'Right Lung'), 'heart': ('Heart',), 'lungs and heart': ('Left Lung', 'Right Lung', 'Heart')}
+
+def mask_on_map(
+    mask:np.ndarray, # bool (height, width), on the image on disk
+    map_size:int     # Side of the square map, pixels
+) -> np.ndarray:     # bool (map_size, map_size)
+    "A mask on the square that the model saw: padded, then resized to the nearest pixel."
+    height, width = mask.shape
+    side = max(height, width)
+    padded = np.zeros((side, side), np.uint8)
+    padded[(side - height)//2:, (side - width)//2:][:height, :width] = mask
+    return np.asarray(Image.fromarray(padded).resize((map_size, map_size), Image.NEAREST)) > 0
+
 
 def masks_on_map(
     dataset:ChestDataset, # With a `segmentation.csv`
@@ -349,18 +389,22 @@ def masks_on_map(
     structures:tuple,     # Members of `STRUCTURES`, joined
     map_size:int=128      # Side of the maps, pixels
 ) -> np.ndarray:          # bool (n_images, map_size, map_size)
-    "Masks on the square that the model saw: padded, then resized to the nearest pixel."
-    def square(name):
-        mask = np.any([dataset.mask(name, s) for s in structures], axis=0)
-        height, width = mask.shape
-        side = max(height, width)
-        padded = np.zeros((side, side), np.uint8)
-        padded[(side - height)//2:, (side - width)//2:][:height, :width] = mask
-        return np.asarray(Image.fromarray(padded).resize((map_size, map_size), Image.NEAREST)) > 0
-    made = {name: square(name) for name in dict.fromkeys(images)}
+    "The masks of several images, each read once."
+    made = {name: mask_on_map(np.any([dataset.mask(name, s) for s in structures], axis=0), map_size) for name in dict.fromkeys(images)}
     return np.stack([made[name] for name in images])
 
 # %% ../../nbs/api/evaluation/localisation.ipynb #e6c3d3b6
+def inside_shares(
+    maps,             # (n, S, S), at least 0
+    masks:np.ndarray  # bool (n, S, S)
+) -> np.ndarray:      # (n, 3): share of the map inside, share of the area inside, 1; zeros for an empty map
+    "How much of each map lies in its mask, beside how much of the image does."
+    total = check_maps(maps, np.ones_like(masks)).sum((1, 2), dtype=float)
+    full = total > 0
+    share = np.divide((maps*masks).sum((1, 2), dtype=float), total, out=np.zeros(len(masks)), where=full)
+    return np.stack([share, masks.mean((1, 2))*full, full], axis=1)
+
+
 def structure_table(
     maps:dict,              # Method -> (n, S, S) maps, at least 0
     images,                 # (n,) image name of each map
@@ -371,17 +415,12 @@ def structure_table(
     "Share of the maps inside lungs and heart, beside the share of the image that these are."
     images, rows = list(images), []
     number, weights = resample_weights(dataset.table.patient_id.iloc[dataset.rows_of(images)].to_numpy(), n_resamples, seed)
-    size = np.shape(next(iter(maps.values())))[1]
     for region, structures in REGIONS.items():
-        masks = masks_on_map(dataset, images, structures, size)
+        masks = masks_on_map(dataset, images, structures, np.shape(next(iter(maps.values())))[1])
         for method, one in maps.items():
-            total = check_maps(one, np.ones_like(masks)).sum((1, 2), dtype=float)
-            full = total > 0
-            share = np.divide((one*masks).sum((1, 2), dtype=float), total, out=np.zeros(len(masks)), where=full)
-            sums = np.stack([share, masks.mean((1, 2))*full, full], axis=1)
+            sums = inside_shares(one, masks)
             with np.errstate(invalid='ignore', divide='ignore'):
-                inside, area = (sums[:, :2].sum(0)/full.sum() if full.any() else np.full(2, np.nan))
-                ratio = np.divide(*resampled_sums(sums[:, :2], number, weights).T)
-            low, high, _ = interval(ratio)
-            rows.append((region, method, inside, area, inside/area, low, high, len(full), int((~full).sum())))
+                inside, area = sums[:, :2].sum(0)/sums[:, 2].sum()
+                low, high, _ = interval(np.divide(*resampled_sums(sums[:, :2], number, weights).T))
+                rows.append((region, method, inside, area, inside/area, low, high, len(sums), int((sums[:, 2] == 0).sum())))
     return pd.DataFrame(rows, columns=['region', 'method', 'share_of_map', 'share_of_area', 'ratio', 'low', 'high', 'maps', 'empty'])
