@@ -572,6 +572,14 @@ def test_writer_refuses_unknown_keywords(tmp_path):
 def test_view_position(said, view): assert view_position(header(ViewPosition=said)) == view
 
 
+@pytest.mark.parametrize('said,view', [('Chest PA', 'PA'), ('CHEST AP PORTABLE', 'AP'), ('THORAX LAT', 'THORAX LAT'), ('Chest lateral', 'Chest lateral'), ('CHEST PA AND LATERAL', ''),
+                                       ('flat panel', ''), ('PA or AP', ''), ('', '')])
+def test_a_lateral_that_only_the_series_names_is_no_frontal_view(said, view):
+    dicom = header(SeriesDescription=said, Rows=4, Columns=4, PhotometricInterpretation='MONOCHROME2')
+    assert view_position(dicom) == view and bool(why_refused(dicom)) == (view not in ('', 'PA', 'AP'))
+    assert view_position(header(SeriesDescription=said, ViewPosition='AP')) == 'AP'                  # the entry made for it goes first
+
+
 @pytest.mark.parametrize('meaning,view', [('postero-anterior', 'PA'), ('Antero-posterior projection', 'AP'), ('left lateral', 'left lateral')])
 def test_view_position_from_its_code(meaning, view):
     assert view_position(header(ViewCodeSequence=[header(CodeValue='1', CodingSchemeDesignator='SCT', CodeMeaning=meaning)])) == view

@@ -40,7 +40,7 @@ def embedded_dataset() -> Path: # A folder with a `data.csv`
         if (folder/'dataset'/'data.csv').is_file(): return Path(os.path.relpath(folder/'dataset'))
     raise UserError(f"no folder named dataset with a data.csv in or above {here}. Make one: chestnb_phantom --to dataset")
 
-# %% ../../nbs/api/data/dataset.ipynb #96eb4dc3
+# %% ../../nbs/api/data/dataset.ipynb #25984977
 TABLE_NAMES = ('data', 'Data_Entry_2017_v2020', 'Data_Entry_2017', 'sample_labels')
 TABLE_ENDINGS = ('.csv', '.tsv', '.csv.gz', '.tsv.gz', '.parquet')
 
@@ -80,7 +80,7 @@ class ChestDataset:
     def __len__(self): return len(self.table)
     def _first_of(self, *names): return next((self.path/name for name in names if (self.path/name).is_file()), None)
 
-# %% ../../nbs/api/data/dataset.ipynb #9af65b57
+# %% ../../nbs/api/data/dataset.ipynb #9a4cbc32
 @patch
 def _find_images(self:ChestDataset):
     "The images of the folder; where there are none, the table may say why."
@@ -125,7 +125,7 @@ def _match(self:ChestDataset, on_mismatch):
     self.table = self.table[present].reset_index(drop=True)
     if not len(self.table): raise UserError(f"{self.path}: none of the images of {self.metadata_path.name} is on disk. Check the images folder.")
 
-# %% ../../nbs/api/data/dataset.ipynb #f619da7b
+# %% ../../nbs/api/data/dataset.ipynb #2a887001
 @patch
 def _decide(self:ChestDataset, unknown):
     "Apply a policy to unknown labels."
@@ -152,16 +152,16 @@ def check_masks(self:ChestDataset,
     images:Iterable|None=None # Image names; all with masks by default
 ):
     "Refuse masks that do not fit into their image, and run lengths that are none."
-    problems, rows = {}, sorted(self._mask_rows[name] for name in (self._mask_rows if images is None else images))
-    names, notes = {row: name for name, row in self._mask_rows.items()}, self._masks.notes
-    for row in rows:
-        rows_columns, size = image_size(self._paths[names[row]]), (notes['height'][row], notes['width'][row])
-        if rows_columns != size: problems[row + 2] = (
-            f"the masks of {names[row]!r} have {size[0]}×{size[1]} pixels (Height × Width), the image has {rows_columns[0]}×{rows_columns[1]}")
+    problems, notes, rows = {}, self._masks.notes, {self._mask_rows[name]: name for name in (self._mask_rows if images is None else images)}
+    for row, name in rows.items():
+        height, width = notes['height'][row], notes['width'][row]
+        rows_on_disk, columns = image_size(self._paths[name])
+        if (rows_on_disk, columns) != (height, width):
+            problems[row + 2] = f"the masks of {name!r} have {height}×{width} pixels (Height × Width), the image has {rows_on_disk}×{columns}"
     refuse_rows(self._masks.path, problems, "Resize the masks with chestnb.data.masks.resize_segmentation and write them again.")
-    for some in np.array_split(rows, len(rows)//1000 + 1): segmentation_frame(self._masks, some)
+    for some in np.array_split(sorted(rows), len(rows)//1000 + 1): segmentation_frame(self._masks, some)   # a thousand at a time
 
-# %% ../../nbs/api/data/dataset.ipynb #c3d12b36
+# %% ../../nbs/api/data/dataset.ipynb #d724f50a
 @patch(as_prop=True)
 def segmentation(self:ChestDataset) -> pd.DataFrame|None: # As from `segmentation_frame`; None if there is no file
     "All masks of this data set as a table of run lengths: for small sets. `mask` reads a single one."

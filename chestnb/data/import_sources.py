@@ -20,7 +20,8 @@ from ..core.text import listed, plural
 from .boxes import read_boxes
 from .findings import NO_FINDING, findings_of, letters_of
 from .import_tables import ImportRules, Source, read_plain, source_table
-from .provenance import NIH_PROVENANCE, Provenance
+from .nih import nih_metadata
+from .provenance import NIH_PROVENANCE, Provenance, provenance_of
 from .tables import read_metadata
 from .vocabulary import is_unknown
 
@@ -226,14 +227,14 @@ def read_nih(
     rules:ImportRules # What the user decided (not needed here)
 ) -> Source:          # Its images
     "Read NIH ChestX-ray14."
-    data = read_metadata(path, provenance=NIH_PROVENANCE)
-    findings = findings_of(data)
+    data = read_metadata(path)
+    findings, theirs = findings_of(data), data.image.isin(nih_metadata().image).all()
     boxes = [other for other, names in tables.items() if {'imageindex', 'findinglabel'} <= names]
     release = '2020' if '2020' in path.name else '2017' if path.name.startswith('Data_Entry_2017.') else ''
     table = source_table(data[[*findings, NO_FINDING]], name=data.image, patient=data.patient_id, age=data.age, sex=data.sex, view=data.view_position.fillna('Frontal'),
                          taken=data.follow_up.map('{:05.0f}'.format))
-    return Source('nih', table, findings, replace(NIH_PROVENANCE, label_release=release),
-                  boxes=read_boxes(boxes[0]).rename(columns={'image': 'name'}) if boxes else None, box_side=1024)
+    return Source('nih', table, findings, replace(NIH_PROVENANCE, label_release=release) if theirs else provenance_of(data),
+                  boxes=read_boxes(boxes[0], findings).rename(columns={'image': 'name'}) if boxes else None, box_side=1024 if theirs else None)
 
 # %% ../../nbs/api/data/import_sources.ipynb #6e5a0034
 KINDS = { # Kind -> its reader, and the columns (in letters) of its tables of labels
@@ -248,10 +249,10 @@ TABLE_ENDINGS = ('.csv', '.csv.gz', '.tsv', '.txt.gz')
 
 def table_headers(
     folder:Path # The source
-) -> dict:      # Path -> column names in letters, of every table in it and in its folders
+) -> dict:      # Path -> column names in letters, of every table in it and in its folders, one level deep
     "The tables of a folder, by their first line."
     found = {}
-    for path in sorted(path for depth in ('*', '*/*', '*/*/*') for path in folder.glob(depth) if path.name.lower().endswith(TABLE_ENDINGS) and path.is_file()):
+    for path in sorted(path for depth in ('*', '*/*') for path in folder.glob(depth) if path.name.lower().endswith(TABLE_ENDINGS) and path.is_file()):
         try: found[path] = set(map(letters_of, pd.read_csv(path, nrows=0, sep=None, engine='python').columns))
         except Exception: continue # not a table: left to the reader that asks for it
     return found

@@ -17,9 +17,9 @@ from pathlib import Path
 from ..core.errors import UserError
 from ..core.text import listed
 from .findings import NO_FINDING, letters_of
-from .provenance import Provenance
-from .rows import column_place, read_rows
-from .tables import COLUMN_NAMES
+from .provenance import Provenance, read_provenance
+from .rows import column_place, convert_column, read_rows
+from .tables import COLUMN_NAMES, METADATA_COLUMNS, parse_age, parse_sex
 from .vocabulary import is_unknown, view_of
 
 # %% ../../nbs/api/data/import_tables.ipynb #6e5a0007
@@ -134,9 +134,11 @@ def read_plain(
     marks = marks_of_texts(texts) if worded else marks_of_columns(path, rows, {header[place]: place for place in places.values()})
     found = {key: column_place(header, COLUMN_NAMES[name], path) for key, name in (('age', 'age'), ('sex', 'sex'), ('view', 'view_position'))}
     columns = {key: [row[place] for row in rows] for key, place in found.items() if place is not None and place not in places.values()}
+    for key, convert in (('age', parse_age), ('sex', parse_sex)):
+        if key in columns: columns[key] = convert_column(columns[key], convert, path, header[found[key]], METADATA_COLUMNS[key][2])
     columns['view'] = [text if view_of(text) else 'Frontal' for text in columns.get('view', ['']*len(rows))]
     patient = [row[named_column(path, header, rules.patient, '--patient')] for row in rows] if rules.patient else None
     image = named_column(path, header, rules.image, '--image')
     table = source_table(marks, name=[row[image] for row in rows], patient=patient, **columns)
-    return Source('table', table, tuple(name for name in marks if name != NO_FINDING), Provenance(rules.name or 'unknown', path.name),
+    return Source('table', table, tuple(name for name in marks if name != NO_FINDING), stated if (stated := read_provenance(path.parent)).stated else Provenance(rules.name or 'unknown', path.name),
                   notes=[] if rules.patient else ['No --patient was named: patients are unknown, and a split by patient is not possible.'])

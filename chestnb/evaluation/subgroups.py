@@ -168,7 +168,7 @@ def group_influences(scored: Scored, # Images of one group
             'false_negative_rate': ratio_influence(fn, positive, (positive > 0).sum(axis=0)),
             'false_positive_rate': ratio_influence(fp, negative, (negative > 0).sum(axis=0))}
 
-# %% ../../nbs/api/evaluation/subgroups.ipynb #bd67d577
+# %% ../../nbs/api/evaluation/subgroups.ipynb #c95debdf
 def with_mean(influence: Influence, # On the findings, and maybe more
               use,                  # Which of the findings are averaged, (n_findings,) bool
              ) -> Influence: # With their mean
@@ -176,7 +176,8 @@ def with_mean(influence: Influence, # On the findings, and maybe more
     use = np.flatnonzero(use)
     if not len(use): return appended(influence, np.nan, 0, *np.zeros((2, len(influence.cr2))), 0)
     moved = influence.cr2[:, use].mean(axis=1)
-    return appended(influence, influence.point[use].mean(), influence.bias[use].mean(), moved, moved, np.count_nonzero(moved))
+    support = max(np.count_nonzero(moved), influence.support[use].max()) # patients behind the mean; nobody moves it where all outcomes are alike
+    return appended(influence, influence.point[use].mean(), influence.bias[use].mean(), moved, moved, support)
 
 def _with_means(sides, counts, smallest):
     "Both sides with the macro mean of each measure, and whether each finding is in it"
