@@ -16,7 +16,7 @@ from PIL import Image
 
 import chestnb.data.audit as data_audit
 import chestnb.data.quarantine as data_quarantine
-from chestnb.data.audit import (KINDS, UNUSABLE_KINDS, audit_images, audit_page, chest_likeness, grey_facts, inspect_image, inspect_images, is_blank, is_inverted,
+from chestnb.data.audit import (PROBLEM_KINDS, UNUSABLE_KINDS, audit_images, audit_page, chest_likeness, grey_facts, inspect_image, inspect_images, is_blank, is_inverted,
     is_saturated, closest_pairs, near_pairs, write_audit)
 from chestnb.data.quarantine import quarantine, restore
 from chestnb.data.dataset import ChestDataset
@@ -177,7 +177,7 @@ def test_planted_defects_in_the_whole_embedded_set_all_found_none_invented(whole
     folder = tmp_path/'spoiled'
     shutil.copytree(whole, folder)
     expected = plant(folder)
-    assert {kind for _, kind in expected} == set(KINDS)
+    assert {kind for _, kind in expected} == set(PROBLEM_KINDS)
     before = state(folder)
     problems = audit_images(folder, progress=False)
     assert listed(problems) == expected

@@ -17,7 +17,8 @@ from chestnb.data.dataset import ChestDataset
 from chestnb.data.dicom import write_dicom
 from chestnb.data.import_sources import candidates, padchest_labels, table_headers
 from chestnb.data.import_tables import ImportRules
-from chestnb.data.importers import FileIndex, import_source, import_torchxrayvision, plain_names
+from chestnb.data.import_files import FileIndex, flat_names
+from chestnb.data.importers import import_source, import_torchxrayvision
 from chestnb.data.provenance import Provenance, read_provenance
 
 CHEXPERT = ('Path,Sex,Age,Frontal/Lateral,AP/PA,No Finding,Enlarged Cardiomediastinum,Cardiomegaly,Lung Opacity,Lung Lesion,Edema,Consolidation,Pneumonia,'
@@ -304,9 +305,9 @@ def test_kaggles_sample(tmp_path):
 
 
 def test_kaggles_224_copy_with_boxes(tmp_path):
-    write(tmp_path/'source/Data_Entry_2017.csv', NIH, '00013118_008.png,Atelectasis,8,13118,69,M,PA,2500,2048,0.14,0.14', '00013118_009.png,No Finding,9,13118,69,M,PA,2500,2048,0.14,0.14')
+    write(tmp_path/'source/Data_Entry_2017.csv', NIH, '00013118_008.png,Atelectasis,8,13118,69,M,PA,2500,2048,0.14,0.14', '00013118_002.png,No Finding,2,13118,69,M,PA,2500,2048,0.14,0.14')
     write(tmp_path/'source/BBox_List_2017.csv', 'Image Index,Finding Label,Bbox [x,y,w,h],,,', '00013118_008.png,Atelectasis,225.0,547.0,86.0,79.0')
-    for name in ('00013118_008', '00013118_009'): picture(tmp_path/f'source/images-224/images-224/{name}.png', size=(224, 224))
+    for name in ('00013118_008', '00013118_002'): picture(tmp_path/f'source/images-224/images-224/{name}.png', size=(224, 224))
     dataset, _, _ = brought(tmp_path/'source', tmp_path/'data')
     assert np.allclose(dataset.boxes[['x', 'y', 'width', 'height']], np.array([[225, 547, 86, 79]])*224/1024) and dataset.provenance.label_release == '2017'
 
@@ -442,20 +443,20 @@ def test_links_are_followed_once(tmp_path):
 @pytest.mark.parametrize('paths', [['a/b.png', 'A/B.png'.replace('A', 'c')], ['x/1.png', 'X/1.png', 'y/1.png'], ['=cmd.png'], ['.hidden/1.png', 'a/1.png'], ['p 1/ü.png'], ['a/b/1.png', 'b/1.png']])
 def test_image_names_are_plain_and_unique(paths):
     if paths[:2] == ['x/1.png', 'X/1.png']:
-        assert 'cannot be told apart' in message(plain_names, paths)
+        assert 'cannot be told apart' in message(flat_names, paths)
         return
-    names = plain_names(paths)
+    names = flat_names(paths)
     assert len({name.casefold() for name in names}) == len(paths)
     assert all(not set(name) & set('/\\=: ') and name[0] not in '.-' for name in names)
 
 
 def test_looking_for_files_does_not_grow_with_the_square_of_their_number(tmp_path, monkeypatch):
     "All images of CheXpert are called view1_frontal.jpg."
-    from chestnb.data import importers
+    from chestnb.data import import_files
     names = [f'CheXpert-v1.0-small/train/patient{i:05}/study1/view1_frontal.jpg' for i in range(300)]
     for name in names: picture(tmp_path/name, size=(1, 1))
-    calls, real = [], importers.agreement
-    monkeypatch.setattr(importers, 'agreement', lambda *arguments: calls.append(1) or real(*arguments))
+    calls, real = [], import_files.agreement
+    monkeypatch.setattr(import_files, 'agreement', lambda *arguments: calls.append(1) or real(*arguments))
     files = FileIndex(tmp_path)
     assert [files.find(name, 2) for name in names] == [(str(tmp_path/name), '') for name in names] and len(calls) == 300
 
@@ -504,7 +505,7 @@ def test_a_folder_that_is_there_is_not_overwritten_and_a_strangers_not_even_with
     (tmp_path/'theirs/file').write_text('x')
     only = write(tmp_path/'source/less.csv', CHEXPERT, (tmp_path/'source/train.csv').read_text().splitlines()[1])
     assert len(import_source(only, tmp_path/'data', overwrite=True, progress=False)[0]) == 1 and len(list((tmp_path/'data/images').iterdir())) == 1
-    assert 'was not written by this command' in message(import_source, tmp_path/'source', tmp_path/'theirs', overwrite=True)
+    assert 'was not written by this command' in message(import_source, only, tmp_path/'theirs', overwrite=True)
     assert tree(tmp_path/'theirs') == {'file': b'x'}
 
 

@@ -20,7 +20,7 @@ from ..core.errors import NOT_FOR_CLINICAL_USE, UserError
 from ..core.files import whole_folder, write_csv, write_text
 from ..core.processes import in_processes, n_workers
 from ..core.text import listed
-from .dicom import is_dicom, open_dicom, patient_text
+from .dicom_header import dicom_patient, is_dicom, open_dicom
 from .images import find_images, ORIENTATION, read_image
 from .provenance import read_provenance
 from .rows import column_place, plain_number, read_rows
@@ -216,7 +216,7 @@ def header_patient(
     path:str # An image file
 ) -> str:    # '' if it is no DICOM file, or if its header does not tell patients apart
     "The patient in a DICOM header."
-    try: return patient_text(open_dicom(path, pixels=False), path) if is_dicom(path) else ''
+    try: return dicom_patient(open_dicom(path, pixels=False), path) if is_dicom(path) else ''
     except UserError: return ''
 
 # %% ../../nbs/api/data/audit.ipynb #95c19f5b

@@ -8,7 +8,7 @@ __all__ = ['DICOM_ENDINGS', 'PICTURE_ENDINGS', 'NO_ENDING', 'OTHER_VIEW', 'NO_DI
            'read_without_mark', 'name_transfer_syntax', 'open_dicom', 'header_value', 'header_text', 'number_from',
            'header_numbers', 'frontal_view', 'view_position', 'series_view', 'plain_capitals', 'body_part',
            'why_refused', 'check_dicom', 'dicom_size', 'pixel_spacing', 'age_text', 'sex_text', 'patient_identity',
-           'refuse_placeholder', 'patient_text', 'patient_texts', 'patient_numbers', 'dicom_row', 'follow_ups',
+           'refuse_placeholder', 'dicom_patient', 'patients_of_headers', 'patient_numbers', 'dicom_row', 'follow_ups',
            'dicom_columns']
 
 # %% ../../nbs/api/data/dicom_header.ipynb #4d1c0a04
@@ -286,7 +286,7 @@ def refuse_placeholder(
         f"{path}: its Patient ID is {patient!r}, which does not tell patients apart. Add the column 'Patient ID' to data.csv: "
         "without it, images of one patient could be in training and in test.")
 
-def patient_text(
+def dicom_patient(
     dicom,         # A pydicom Dataset
     path:str|Path  # Its file, for the message
 ) -> str:          # Patient ID
@@ -296,7 +296,7 @@ def patient_text(
     return patient
 
 # %% ../../nbs/api/data/dicom_header.ipynb #4d1c0a21
-def patient_texts(
+def patients_of_headers(
     identities:list, # (Patient ID, issuer) of each image
     paths:list       # Their files, for the message
 ) -> list:           # One text for each image; equal for images of one patient
@@ -359,7 +359,7 @@ def dicom_columns(
     rows = [dicom_row(paths[name]) for name in tqdm(names, desc='reading DICOM headers', disable=not progress, delay=2)]
     numbers = {}
     if patients is None:
-        texts = patient_texts([row['patient'] for row in rows], [paths[name] for name in names])
+        texts = patients_of_headers([row['patient'] for row in rows], [paths[name] for name in names])
         numbers = patient_numbers(texts)
         patients = [numbers[text] for text in texts]
     columns = {name: [row[name] for row in rows] for name in rows[0] if name not in ('patient', 'taken')}

@@ -166,7 +166,7 @@ def tell_of_gaps(
     empty = findings_without_positives(dataset, train, unknown)
     if empty: warnings.warn(f'no training image has {listed(empty, 14)}: a model cannot learn to see what it was never shown, '
                             'and its scores for it mean nothing.', stacklevel=3)
-    whole = reader.without_lungs(train + valid) if reader.lung_crop else []
+    whole = reader.without_lungs(train + valid)
     if whole: warnings.warn(f'lung_crop: {len(whole)} of {len(train + valid)} images have no lung mask in segmentation.csv '
                             f'and are shown whole: {listed(whole)}', stacklevel=3)
 
@@ -209,7 +209,6 @@ def image_dataloader(
     device = device or torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     threads = reading_threads(device) if num_workers is None else num_workers
     reader = GreyImages(dataset, image_size, lung_crop, cache_bytes=0, threads=threads)
-    if lung_crop: reader.masked # refuses a data set without masks
     datasets = Datasets(images, tfms=[[reader], [Findings(dataset, unknown)]])
     return ChestDL(datasets, bs=batch_size, num_workers=threads, device=device, after_batch=input_transforms())
 

@@ -45,7 +45,7 @@ def tell_of_whole_images(
 ) -> list:       # Those that are shown whole to a model that expects a crop
     "Warn of images that should have been cut to the lungs and have no mask"
     reader = next(step for step in dl.dataset.tls[0].tfms.fs if isinstance(step, GreyImages))
-    whole = reader.without_lungs(images) if reader.lung_crop else []
+    whole = reader.without_lungs(images)
     if whole: warnings.warn(f'{len(whole)} of {len(images)} images have no lung mask in segmentation.csv and are shown whole to a model that '
                             f'learnt from images cut to the lungs, so their probabilities are less reliable: {listed(whole)}', stacklevel=3)
     return whole

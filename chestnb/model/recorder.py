@@ -31,6 +31,7 @@ class MacroAUROC(Metric):
     def accumulate(self, learn): self.batches.append((learn.pred.detach(), learn.y.detach()))
     @property
     def value(self):
+        if not self.batches: return float('nan') # images without labels
         own = tuple(torch.cat(tensors).float().cpu().numpy() for tensors in zip(*self.batches))
         scores, targets = (np.concatenate(parts) for parts in zip(*gather(own)))
         return known_macro_auroc(targets, scores)
