@@ -259,7 +259,7 @@ def student_interval(influence: Influence, # On differences
 
 # %% ../../nbs/api/evaluation/intervals.ipynb #7c2e51a1
 def appended(influence: Influence, # On some scores
-             *columns,             # point, bias, cr3, cr2 and support of one more
+             *columns,             # point, bias, cr3, cr2, patients and support of one more
             ) -> Influence: # With the one more
     "One more score"
     return Influence(*(np.concatenate([old, np.asarray(new, dtype=float)[..., None]], axis=-1) for old, new in zip(influence, columns)))
@@ -269,7 +269,7 @@ def with_mean(influence: Influence, # On the findings, and maybe more
              ) -> Influence: # With their mean
     "Append the mean over some findings"
     use = np.flatnonzero(use)
-    if not len(use): return appended(influence, np.nan, 0, *np.zeros((2, len(influence.cr2))), 0)
+    if not len(use): return appended(influence, np.nan, 0, *np.zeros((2, len(influence.cr2))), 0, 0)
     moved = influence.cr2[:, use].mean(axis=1)
-    support = max(np.count_nonzero(moved), influence.support[use].max()) # patients behind the mean; nobody moves it where all outcomes are alike
-    return appended(influence, influence.point[use].mean(), influence.bias[use].mean(), moved, moved, support)
+    patients = max(np.count_nonzero(moved), influence.patients[use].max()) # nobody moves a mean whose outcomes are all alike
+    return appended(influence, influence.point[use].mean(), influence.bias[use].mean(), moved, moved, patients, influence.support[use].max())

@@ -189,7 +189,7 @@ def _intercept_moves(target, x, intercept, number, n_units):
     gradient, curvature = sums_by_unit(np.stack([target - p, p*(1 - p)], axis=1), number, n_units).T
     return gradient/np.maximum(curvature.sum() - curvature, 1e-12), gradient/np.maximum(curvature.sum(), 1e-12)
 
-# %% ../../nbs/api/evaluation/reliability.ipynb #0c01105d
+# %% ../../nbs/api/evaluation/reliability.ipynb #e989cdbe
 SMOOTH_MEASURES = ('mean_score', 'prevalence', 'brier', 'brier_skill', 'slope', 'calibration_intercept')
 CALIBRATION_MEASURES = (*SMOOTH_MEASURES[:2], 'ece', *SMOOTH_MEASURES[2:])
 
@@ -201,16 +201,16 @@ def calibration_influence(target,  # 0 or 1, shape (n_images,)
     "How much each patient moves the measures of one finding"
     sums = sums_by_unit(np.stack([np.ones(len(score)), score, target, (score - target)**2], axis=1), number, n_units)
     n_images, n_positive, n_negative = ((part > 0).sum() for part in (sums[:, 0], sums[:, 2], sums[:, 0] - sums[:, 2]))
-    shares, support = ratio_influence(sums[:, 1:], sums[:, [0]*3], np.array([n_images, n_positive, n_images])), min(n_positive, n_negative)
+    shares, patients = ratio_influence(sums[:, 1:], sums[:, [0]*3], np.array([n_images, n_positive, n_images])), min(n_positive, n_negative)
     (_, p, brier), x, line = shares.point, log_odds_of(score), calibration_line(target, score) if len(score) else {}
-    if not support: return Influence(*(np.concatenate([old, np.full((*old.shape[:-1], 3), empty)], axis=-1) for old, empty in zip(shares, (np.nan, 0, 0, 0, 0))))
+    if not patients: return Influence(*(np.concatenate([old, np.full((*old.shape[:-1], 3), empty)], axis=-1) for old, empty in zip(shares, (np.nan, 0, 0, 0, 0, 0))))
     spread, slope = p*(1 - p), line['slope']
     skill = [moved[:, 2]/spread - brier*(1 - 2*p)/spread**2*moved[:, 1] for moved in shares[2:4]]
     slopes = [moved[1] for moved in _line_moves(target, x, intercept_at(target, x, slope), slope, number, n_units)] if np.isfinite(slope) else np.zeros((2, n_units))
     intercepts = _intercept_moves(target, x, line['calibration_intercept'], number, n_units)
     cr3, first = (np.stack(columns, axis=1) for columns in zip(slopes, intercepts))
     point, nothing = np.array([brier/spread, slope, line['calibration_intercept']]), np.zeros(3)
-    more = (point, nothing, np.c_[skill[0], cr3], np.c_[skill[1], (cr3 + first)/2], np.full(3, support))
+    more = (point, nothing, np.c_[skill[0], cr3], np.c_[skill[1], (cr3 + first)/2], *np.full((2, 3), patients))
     return Influence(*(np.concatenate([old, new], axis=-1) for old, new in zip(shares, more)))
 
 # %% ../../nbs/api/evaluation/reliability.ipynb #217edc9e
@@ -287,7 +287,7 @@ def calibration_table(scored: Scored,          # Predictions and labels
     frame.attrs = _how_made(scored, frame, n_bins, binning, n_resamples, seed, unit)
     return frame
 
-# %% ../../nbs/api/evaluation/reliability.ipynb #fd59b34a
+# %% ../../nbs/api/evaluation/reliability.ipynb #6b115489
 def _measured(scored, n_bins, binning, n_resamples, seed, unit, disable=False):
     "Each measure with its interval as columns, `_all_ece_draws` and `_smooth_influences`"
     if len(scored) == 0: raise UserError(f'There is no image to score (protocol {scored.protocol}); give predictions of at least one.')
@@ -296,7 +296,7 @@ def _measured(scored, n_bins, binning, n_resamples, seed, unit, disable=False):
     columns = {}
     for name in CALIBRATION_MEASURES:
         value, low, high = (draws[0], *_ece_interval(*draws)) if name == 'ece' else _smooth_bounds(name, influences[name])
-        alone = name != 'ece' and (influences[name].support[:-1][present] < 2).any() # a finding of one patient would make the mean look too sure
+        alone = name != 'ece' and (influences[name].patients[:-1][present] < 2).any() # a finding of one patient would make the mean look too sure
         without = np.isnan(value) | (np.arange(len(value)) == len(value) - 1)*alone
         columns |= {name: value, f'{name}_low': np.where(without, np.nan, low), f'{name}_high': np.where(without, np.nan, high)}
     return columns, draws, influences

@@ -137,7 +137,7 @@ def threshold_array(thresholds,      # Finding -> threshold (NaN where none coul
     if bad: raise UserError(f'The threshold of {bad[0]} is {given[bad[0]]!r}; expected a probability.')
     return values.to_numpy(float)
 
-# %% ../../nbs/api/evaluation/subgroups.ipynb #64305694
+# %% ../../nbs/api/evaluation/subgroups.ipynb #06ff6c96
 SUBGROUP_MEASURES = ('auroc', 'false_negative_rate', 'false_positive_rate')
 
 def auroc_influences(scored: Scored,      # Predictions and labels
@@ -158,7 +158,7 @@ def group_influences(scored: Scored, # Images of one group
     events = outcomes(scored.targets, scored.scores, thresholds)
     counts = sums_by_unit(events.reshape(len(events), -1), number, n_units).reshape(n_units, -1, 4)
     fn, positive, fp, negative = np.moveaxis(counts*np.r_[~np.isnan(thresholds), ~np.isnan(thresholds).all()][:, None], 2, 0)
-    return {'auroc': appended(auroc_influences(scored, number, n_units), np.nan, 0, nobody, nobody, 0),
+    return {'auroc': appended(auroc_influences(scored, number, n_units), np.nan, 0, nobody, nobody, 0, 0),
             'false_negative_rate': ratio_influence(fn, positive, (positive > 0).sum(axis=0)),
             'false_positive_rate': ratio_influence(fp, negative, (negative > 0).sum(axis=0))}
 
