@@ -21,7 +21,7 @@ from ..core.files import whole_folder, write_csv, write_text
 from ..core.processes import in_processes, n_workers
 from ..core.text import listed
 from .dataset import table_of_folder
-from .dicom_header import dicom_patient, is_dicom, open_dicom, patient_identity, patient_texts, PLACEHOLDER
+from .dicom_header import dicom_patient, is_dicom, open_dicom
 from .images import find_images, ORIENTATION, read_image
 from .mask_index import rows_of_images
 from .provenance import read_provenance
