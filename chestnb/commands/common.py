@@ -43,13 +43,14 @@ def errors_as_sentences(
         process = f' (process {os.environ["RANK"]})' if is_launched() else ''
         sys.exit(print(f'\n{name}{process}: {text}', file=sys.stderr) or code)
 
-# %% ../../nbs/api/commands/common.ipynb #00509051
+# %% ../../nbs/api/commands/common.ipynb #fe4faca9
 def option_parser(
     function,     # A documented function
     main:str=''   # Its parameter that may be given without a name
 ):                # An `argparse.ArgumentParser`
     "The command line of a function."
     parser = anno_parser(function, prog=function.__name__)
+    for action in parser._actions: action.help = re.sub(r' \(default: (None|False|)\)$', '', action.help or '') # nothing is no default
     if main: parser.add_argument('bare', nargs='?', metavar=main.upper(), help=f'the same as --{main}')
     return parser
 
