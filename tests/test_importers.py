@@ -128,6 +128,8 @@ def test_policies_for_uncertain_and_empty_labels(tmp_path, rules, opacity, devic
     dataset, _, _ = brought(chexpert(tmp_path/'source'), tmp_path/'data', **rules)
     one = 'patient00001_study1_view1_frontal.jpg'
     assert labels(dataset, 'Lung Opacity')[one] == opacity and labels(dataset, 'Support Devices')[one] == devices
+    stated = read_provenance(tmp_path/'data').label_release                          # labels that a policy made are called so for good
+    assert stated == f"train.csv, uncertain labels: {rules.get('unknown', 'mask')}, empty labels: {rules.get('blank') or rules['unknown']}"
 
 
 def test_empty_labels_do_not_become_positive_by_a_word_about_uncertain_ones(tmp_path):
