@@ -435,6 +435,15 @@ def test_a_name_that_fits_two_files_is_ambiguous_and_left_out(tmp_path):
     assert files.find('some/y/1.png')[0] == str(tmp_path/'y/1.png') and files.find('y/1.jpg')[0] == str(tmp_path/'y/1.png')
 
 
+def test_capitals_and_accents_of_another_system_are_the_same_name(tmp_path):
+    import unicodedata
+    for place, name in (('a', 'BILD_1.PNG'), ('b', unicodedata.normalize('NFD', 'Bild_ä.png')), ('c', 'x.png'), ('c', 'X.png')): picture(tmp_path/place/name)
+    files = FileIndex(tmp_path)
+    assert files.find('bild_1.png')[0] == str(tmp_path/'a/BILD_1.PNG') and files.find(unicodedata.normalize('NFC', 'B/Bild_ä.png'), 1)[0].startswith(str(tmp_path/'b'))
+    assert files.find('X.png')[0] == str(tmp_path/'c/X.png') and files.find('x.jpg')[0] == ''        # the very name goes first; without it, two fit
+    assert flat_names([unicodedata.normalize('NFD', 'ä.png')]) == [unicodedata.normalize('NFC', 'ä.png')]
+
+
 def test_links_are_followed_once(tmp_path):
     picture(tmp_path/'source/real/1.png')
     os.symlink(tmp_path/'source', tmp_path/'source/real/around')
