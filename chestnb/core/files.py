@@ -349,6 +349,7 @@ def whole_folder(
             replace_folder(path, fresh, fill_in)
         finally: shutil.rmtree(fresh, ignore_errors=True)
 
+# %% ../../nbs/api/core/files.ipynb #35635f22
 def replace_folder(
     path:Path,  # The folder
     fresh:Path, # What was written

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'UNUSABLE_KINDS', 'LEAST_SPREAD', 'MOST_OF_ONE_GREY', 'MOST_WHITE', 'MOST_BLACK_AND_WHITE', 'CHEST_SKETCH',
-           'LEAST_LIKENESS', 'HASH_SIDE', 'NEAR_BITS', 'METADATA_NAMES', 'PROBLEM_COLUMNS', 'MOST_SHOWN', 'grey_facts',
-           'is_blank', 'is_saturated', 'chest_likeness', 'is_inverted', 'perceptual_hash', 'near_pairs',
-           'closest_pairs', 'inspect_image', 'stored_facts', 'inspect_images', 'metadata_file', 'names_in_rows',
-           'listed_patients', 'header_patient', 'problems_of', 'usual_size', 'duplicate_pairs', 'relation',
-           'table_problems', 'audit_images', 'kind_counts', 'thumbnail', 'audit_page', 'write_audit']
+           'LEAST_LIKENESS', 'HASH_SIDE', 'NEAR_BITS', 'PROBLEM_COLUMNS', 'MOST_SHOWN', 'grey_facts', 'is_blank',
+           'is_saturated', 'chest_likeness', 'is_inverted', 'perceptual_hash', 'near_pairs', 'closest_pairs',
+           'inspect_image', 'stored_facts', 'inspect_images', 'names_in_rows', 'listed_patients', 'header_patient',
+           'problems_of', 'usual_size', 'duplicate_pairs', 'relation', 'table_problems', 'audit_images', 'kind_counts',
+           'thumbnail', 'audit_page', 'write_audit']
 
 # %% ../../nbs/api/data/audit.ipynb #ccfe2227
 import hashlib, io, unicodedata
@@ -20,8 +20,10 @@ from ..core.errors import NOT_FOR_CLINICAL_USE, UserError
 from ..core.files import whole_folder, write_csv, write_text
 from ..core.processes import in_processes, n_workers
 from ..core.text import listed
+from .dataset import table_of_folder
 from .dicom_header import dicom_patient, is_dicom, open_dicom
 from .images import find_images, ORIENTATION, read_image
+from .mask_index import rows_of_images
 from .provenance import read_provenance
 from .rows import column_place, plain_number, read_rows
 from .tables import COLUMN_NAMES, image_texts, patient_ids
@@ -178,33 +180,28 @@ def inspect_images(
 def _inspect_chunk(paths): return [inspect_image(path) for path in paths]
 
 # %% ../../nbs/api/data/audit.ipynb #7082821d
-METADATA_NAMES = ('data.csv', 'Data_Entry_2017_v2020.csv', 'Data_Entry_2017.csv')
-
-def metadata_file(
-    path:str|Path # A data set folder
-) -> Path:        # Its table
-    "The table of a folder, for which no more is needed than a column of image names."
-    file = next((Path(path)/name for name in METADATA_NAMES if (Path(path)/name).is_file()), None)
-    if file is None: raise UserError(f"{Path(path)/'data.csv'}: is missing. The audit needs at least a column 'Image Index'.")
-    return file
-
 def names_in_rows(
     file:Path,   # A table
     header:list, # Its column names
-    rows:list    # Its cells
+    rows:list,   # Its cells
+    on_disk:list # Image names of the folder
 ) -> list:       # One image name a row
-    "Image names as `find_images` writes them."
+    "Image names as `find_images` writes them; a name without its ending is that of the file."
     place = column_place(header, COLUMN_NAMES['image'], file)
     if place is None: raise UserError(f"{file}, row 1: missing column 'Image Index'; found {listed(map(repr, header), 20)}. Add or rename the column.")
-    return [unicodedata.normalize('NFC', name.strip()) for name in image_texts([row[place] for row in rows], header[place])]
+    names = [unicodedata.normalize('NFC', name.strip()) for name in image_texts([row[place] for row in rows], header[place])]
+    files = {name: on_disk[place] for name, place in rows_of_images(on_disk, names).items()}
+    return [files.get(name, name) for name in names]
 
+# %% ../../nbs/api/data/audit.ipynb #46c51076
 def listed_patients(
-    path:str|Path # A data set folder
+    path:str|Path, # A data set folder
+    on_disk:list   # Its image names
 ) -> tuple:       # (image name -> patient as text, '' if the table does not say; image name -> its rows; names whose rows differ)
     "The images that the table lists."
-    file = metadata_file(path)
+    file = table_of_folder(path)
     header, rows = read_rows(file)
-    names, place = names_in_rows(file, header, rows), column_place(header, COLUMN_NAMES['patient_id'], file)
+    names, place = names_in_rows(file, header, rows, on_disk), column_place(header, COLUMN_NAMES['patient_id'], file)
     patients = [''] * len(rows) if place is None else patient_ids([row[place] for row in rows]).map(plain_number).tolist()
     numbers, differ = {}, set()
     for number, (name, row) in enumerate(zip(names, rows), start=2):
@@ -290,8 +287,9 @@ def audit_images(
     progress:bool=True  # Show progress bars
 ) -> pd.DataFrame:      # `PROBLEM_COLUMNS`, ordered by kind and image; `.attrs`: images, listed, folder
     "Open every image of a folder and list what is wrong. Nothing is changed."
-    (patients, numbers, differ), paths = listed_patients(path), find_images(path)
+    paths = find_images(path)
     names = sorted(paths)
+    patients, numbers, differ = listed_patients(path, names)
     records = inspect_images([paths[name] for name in names], workers, progress)
     patients = patients | {name: patients.get(name) or header_patient(paths[name]) for name in names}
     usual, order = usual_size(records), {kind: place for place, kind in enumerate(KINDS)}
