@@ -57,7 +57,7 @@ def on_gpu(
     device # A torch device or its name
 ) -> bool: # Is it a CUDA GPU that is there?
     "Whether batches should be copied through pinned memory."
-    return torch.device(device).type == 'cuda' and torch.cuda.is_available()
+    return device is not None and torch.device(device).type == 'cuda' and torch.cuda.is_available()
 
 class ReadsAhead:
     "A loader whose batches are made by a thread while the model computes, and copied to a GPU without waiting."
@@ -68,7 +68,7 @@ class ReadsAhead:
         self.randomize(); self.before_iter()
         batches = self.pinned_batches(self.get_idxs())
         for batch in read_ahead(batches) if self.threads else batches:
-            yield self.after_batch(to_device(batch, self.device, non_blocking=True))
+            yield self.after_batch(batch if self.device is None else to_device(batch, self.device, non_blocking=True))
         self.after_iter()
 
 # %% ../../nbs/api/data/loaders.ipynb #80c8ab75
