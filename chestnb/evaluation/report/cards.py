@@ -140,6 +140,6 @@ def section_made(
     labels = [{'role': f'labels, {part}', 'file': f'{len(study.parts[part]):,} rows: image, patient, findings', 'sha256': f'{checksum} (of the rows, not of a file)'}
               for part, checksum in label_checksums(study).items()]
     report.add_table('inputs', 'What was read', pd.DataFrame([*study.files, *labels]), (('Role', 'text', 'role'), ('File', 'text', 'file'), ('SHA-256', 'long', 'sha256')))
-    rows = [('Resamples of patients (calibration, net benefit)', study.n_resamples), ('Seed', study.seed), ('Threshold rule', report.facts['rule_text']),
+    rows = [('Resamples of patients (ECE, net benefit)', study.n_resamples), ('Seed', study.seed), ('Threshold rule', report.facts['rule_text']),
             ('Unknown labels', study.unknown), ('Intervals', '95 %'), *((f'Version of {name}', number) for name, number in versions().items())]
     report.add_table('settings', 'Settings and versions', pd.DataFrame(rows, columns=['setting', 'value']), (('Setting', 'text', 'setting'), ('Value', 'text', 'value')))

@@ -35,7 +35,7 @@ class Study:
     calibration: Calibration|None = None # Platt scaling, fitted on `valid`
     thresholds: Thresholds|None = None   # Chosen on `valid`
     n_table: int = 0                 # Images in the whole table of labels
-    n_resamples: int = 1000          # Resamples of patients, for the intervals of calibration and net benefit
+    n_resamples: int = 1000          # Resamples of patients, for the intervals of ECE and net benefit
     seed: int = 0                    # Of these resamples, and of the shortcuts' trees
     rule: str = 'youden'             # How thresholds are chosen on validation patients
     rule_value: float|None = None    # What that rule needs, such as a sensitivity of 0.9
@@ -106,7 +106,7 @@ def make_study(
     valid=None,          # File of predictions of validation patients
     compare=None,        # File of another model's predictions of the same images
     name:str='',         # Of the model; empty: the file's name
-    n_resamples:int=1000, # Resamples of patients, for the intervals of calibration and net benefit; 0: none
+    n_resamples:int=1000, # Resamples of patients, for the intervals of ECE and net benefit; 0: none
     seed:int=0,          # Of the resamples
     rule:str='youden',   # How thresholds are chosen on validation patients
     rule_value:float|None=None, # What that rule needs
@@ -114,7 +114,7 @@ def make_study(
 ) -> Study:              # Checked and lined up
     "Read every file, refuse what cannot be reported honestly, fit on validation patients what the sections need."
     check_rule(rule, rule_value)
-    if n_resamples < 0: raise UserError(f'n_resamples is {n_resamples}; expected 0 (no intervals of calibration and net benefit) or more.')
+    if n_resamples < 0: raise UserError(f'n_resamples is {n_resamples}; expected 0 (no intervals of ECE and net benefit) or more.')
     given = {role: path for role, path in zip(ROLES, (predictions, valid, compare)) if path}
     names = {'test': name or model_name(predictions), 'compare': model_name(compare) if compare else ''}
     if names['compare'] == names['test']: names['compare'] += ' (second)'
