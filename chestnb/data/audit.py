@@ -22,7 +22,7 @@ from ..core.files import whole_folder, write_csv, write_text
 from ..core.processes import in_processes, n_workers
 from ..core.text import listed
 from .dataset import table_of_folder
-from .dicom_header import is_dicom, open_dicom, patient_identity, patient_texts, PLACEHOLDER
+from .dicom_header import is_dicom, open_dicom, patient_identity, patients_of_headers, PLACEHOLDER
 from .images import find_images, ORIENTATION, read_image
 from .mask_index import rows_of_images
 from .provenance import read_provenance
@@ -219,7 +219,7 @@ def header_patients(
         with suppress(UserError):
             if is_dicom(path): identities[name] = patient_identity(open_dicom(path, pixels=False))
     identities = {name: identity for name, identity in identities.items() if not PLACEHOLDER.fullmatch(identity[0])}
-    try: return dict(zip(identities, patient_texts(list(identities.values()), [paths[name] for name in identities])))
+    try: return dict(zip(identities, patients_of_headers(list(identities.values()), [paths[name] for name in identities])))
     except UserError: return {}   # one number from several issuers: nobody can tell
 
 # %% ../../nbs/api/data/audit.ipynb #95c19f5b
