@@ -989,3 +989,18 @@ def test_boxes_saved_by_pandas_and_of_rsna(folder):
     label_folder(folder/'one', 'image,Pneumonia', ['a.png,1', 'b.png,0', 'c.png,0'])
     write_text(folder/'one'/'boxes.csv', 'patientId,x,y,width,height,Target\nb,,,,,0\na,1,2,3,4,1\n')
     assert ChestDataset(folder/'one').boxes.values.tolist() == [['a.png', 'Pneumonia', 1, 2, 3, 4]]
+
+
+def test_a_set_with_one_finding_has_a_summary_and_no_nih_release(folder):
+    data = ChestDataset(label_folder(folder, 'image,Pneumonia', ['a.png,1', 'b.png,', 'c.png,0']))
+    summary = data.summary()
+    assert list(summary.loc['class'].index) == ['Pneumonia', NO_FINDING] and data.release == 'subset/unknown'
+    assert summary.loc[('class', 'Pneumonia'), ['images', 'percent', 'note']].tolist() == [1, 50, 'unknown in 1 image'] and 'Pneumonia' in data._repr_html_()
+
+
+def test_chestnb_data_may_be_any_data_set(folder, monkeypatch, tmp_path):
+    label_folder(folder, 'image,Mass', ['a.png,1', 'b.png,0', 'c.png,0'], 'labels.csv')
+    monkeypatch.setenv('CHESTNB_DATA', str(folder))
+    assert data_dataset.embedded_dataset() == folder
+    monkeypatch.setenv('CHESTNB_DATA', str(tmp_path/'nowhere'))
+    assert 'CHESTNB_DATA' in message(data_dataset.embedded_dataset) and 'unset the variable' in message(data_dataset.embedded_dataset)

@@ -168,6 +168,7 @@ def test_a_killed_process_ends_the_run_with_a_sentence_and_the_checkpoint_resume
     running, history = launch(tmp_path, few, dataset, '--epochs', 60), tmp_path/'run'/'history.csv'
     deadline = time.time() + 240
     while not history.exists() and running.poll() is None and time.time() < deadline: time.sleep(.05)
+    if running.poll() is not None: pytest.fail(f'the run ended by itself: {running.communicate()[1][-2000:]}')
     children = [c for c in psutil.Process(running.pid).children() if 'RANK' in c.environ()]
     next(c for c in children if c.environ()['RANK'] == '1').send_signal(signal.SIGKILL)
     _, complained = running.communicate(timeout=120)

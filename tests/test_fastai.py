@@ -200,6 +200,20 @@ def test_to_fp16_and_back(learn):
     assert not any(isinstance(cb, MixedPrecision) for cb in learn.cbs)
 
 
+def test_the_configured_precision_steps_aside_for_the_users(learn):
+    "On a GPU, where the configuration has added one, two would scale the gradients twice"
+    from chestnb.model.machine import ConfiguredPrecision
+    started = []
+    class Noted(ConfiguredPrecision):
+        def before_fit(self): super().before_fit(); started.append((self.amp_mode.value, self.run))
+    learn.add_cb(Noted(amp_mode='fp16'))
+    quiet_fit(learn)
+    learn.to_fp16()
+    quiet_fit(learn)
+    assert started == [('fp16', True), ('fp16', False)] and np.isfinite(learn.recorder.values[-1]).all()
+    assert not [cb for cb in learn.to_fp32().cbs if isinstance(cb, MixedPrecision)]
+
+
 def test_bf16_autocast_gives_nearly_the_same_loss(learn):
     xb, yb = learn.dls.valid.one_batch()
     xb, learn.model = xb.as_subclass(torch.Tensor), learn.model.eval()

@@ -794,7 +794,7 @@ def test_unexpected_missing_and_double_images(tmp_path):
     assert {p.name for p in (tmp_path/'images').iterdir()} == {a, b}
 
 
-@pytest.mark.parametrize('content', [b'', b'not gzip', tar_of([('images/00000001_000.png', bytes(9000))])[:60]])
+@pytest.mark.parametrize('content', [b'', b'not gzip', tar_of([('images/00000001_000.png', bytes(9000))])[:60]], ids=['empty', 'no gzip', 'cut off'])
 def test_a_broken_archive(tmp_path, content):
     (tmp_path/'a.tar.gz').write_bytes(content)
     (tmp_path/'images').mkdir()

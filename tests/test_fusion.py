@@ -187,6 +187,15 @@ def test_fastai_gives_probabilities_and_decisions():
         assert decisions.dtype == torch.bool and torch.equal(decisions, probabilities > .5) and losses.eq(0).all()
 
 
+@pytest.mark.parametrize('branches', [('test_resnet', 'test_vit'), ('mixer_s32_224', 'hrnet_w18_small')])
+def test_models_can_be_exported_and_traced(branches):
+    "Checks of the batch stay out of the graph."
+    model, images = model_of(branches, attention='finding_query').eval(), batch()
+    with torch.no_grad():
+        for made in (torch.export.export(model, (images,)).module(), torch.jit.trace(model, images, check_trace=False)):
+            assert torch.allclose(made(images), model(images), atol=1e-5)
+
+
 def test_parameter_groups_partition_the_parameters():
     model = model_of(attention='cbam')
     backbone, new = fusion_parameter_groups(model)

@@ -128,6 +128,8 @@ def test_policies_for_uncertain_and_empty_labels(tmp_path, rules, opacity, devic
     dataset, _, _ = brought(chexpert(tmp_path/'source'), tmp_path/'data', **rules)
     one = 'patient00001_study1_view1_frontal.jpg'
     assert labels(dataset, 'Lung Opacity')[one] == opacity and labels(dataset, 'Support Devices')[one] == devices
+    stated = read_provenance(tmp_path/'data').label_release                          # labels that a policy made are called so for good
+    assert stated == f"train.csv, uncertain labels: {rules.get('unknown', 'mask')}, empty labels: {rules.get('blank') or rules['unknown']}"
 
 
 def test_empty_labels_do_not_become_positive_by_a_word_about_uncertain_ones(tmp_path):
@@ -431,6 +433,15 @@ def test_a_name_that_fits_two_files_is_ambiguous_and_left_out(tmp_path):
     assert files.find('1.png') == ('', f'on disk 2 times: {os.path.join("x", "1.png")}, {os.path.join("y", "1.png")}')
     assert files.find('z/1.png', 1) == ('', 'not on disk')                                         # never the pixels of another patient
     assert files.find('some/y/1.png')[0] == str(tmp_path/'y/1.png') and files.find('y/1.jpg')[0] == str(tmp_path/'y/1.png')
+
+
+def test_capitals_and_accents_of_another_system_are_the_same_name(tmp_path):
+    import unicodedata
+    for place, name in (('a', 'BILD_1.PNG'), ('b', unicodedata.normalize('NFD', 'Bild_ä.png')), ('c', 'x.png'), ('c', 'X.png')): picture(tmp_path/place/name)
+    files = FileIndex(tmp_path)
+    assert files.find('bild_1.png')[0] == str(tmp_path/'a/BILD_1.PNG') and files.find(unicodedata.normalize('NFC', 'B/Bild_ä.png'), 1)[0].startswith(str(tmp_path/'b'))
+    assert files.find('X.png')[0] == str(tmp_path/'c/X.png') and files.find('x.jpg')[0] == ''        # the very name goes first; without it, two fit
+    assert flat_names([unicodedata.normalize('NFD', 'ä.png')]) == [unicodedata.normalize('NFC', 'ä.png')]
 
 
 def test_links_are_followed_once(tmp_path):

@@ -37,7 +37,7 @@ def case(embedded):
 @given(st.integers(20, 200), st.integers(20, 200), st.integers(8, 96), st.data())
 def test_box_goes_where_the_pixels_go(height, width, size, data):
     "A white box on a black image, padded by the reader's own function and shrunk exactly, covers the same part of each pixel."
-    from chestnb.data.pack import pad_to_square
+    from chestnb.data.squares import pad_to_square
     x, y = data.draw(st.integers(0, width - 2)), data.draw(st.integers(0, height - 2))
     w, h = data.draw(st.integers(1, width - x)), data.draw(st.integers(1, height - y))
     pixels = np.zeros((height, width), np.uint8)
@@ -84,7 +84,7 @@ def test_crop_moves_and_clips():
 @given(st.integers(20, 120), st.integers(20, 120), st.integers(8, 64), st.data())
 def test_box_follows_the_lung_crop(height, width, size, data):
     "Cut out first, then padded and shrunk: the part of the box that is left lies where the function says."
-    from chestnb.data.pack import pad_to_square
+    from chestnb.data.squares import pad_to_square
     left, upper = data.draw(st.integers(0, width//2)), data.draw(st.integers(0, height//2))
     crop = (left, upper, data.draw(st.integers(left + 5, width)), data.draw(st.integers(upper + 5, height)))
     x, y = data.draw(st.integers(0, crop[2] - 1)), data.draw(st.integers(0, crop[3] - 1))

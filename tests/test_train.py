@@ -1,5 +1,6 @@
 """Training: interruption by kill -9, resuming, saving and loading in another process, refusals. Tiny model, few synthetic images."""
 import json, signal, subprocess, sys
+from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
 from fastai.callback.core import Callback
 from chestnb.data.findings import FINDINGS
@@ -324,7 +325,10 @@ def test_a_run_of_the_first_version_is_not_continued_but_read(finished, tmp_path
     old = {key: value for key, value in info['model'].items() if key not in ('weights', 'findings', 'input_scales')} | {'pretrained': False, 'n_findings': 14}
     (tmp_path/'model.json').write_text(json.dumps(info | {'format': 'chestnb-1', 'model': old}))
     again, x = load_model(tmp_path), torch.rand(2, 1, 64, 64)
-    with torch.no_grad(): torch.testing.assert_close(again(x), model.eval()(x)) # from scratch both look at (grey - .449)/.226
+    assert {(b.scale.mean, b.scale.deviation) for b in again.branches} == {(.449, .226)} # what 0.1 did to the images before
+    for branch, old_one in zip(model.branches, again.branches): # the same layers behind it
+        with torch.no_grad(): torch.testing.assert_close(old_one.body(x)[-1], branch.eval().body(x)[-1])
+    assert again.findings == tuple(FINDINGS) and again.info['format'] == 'chestnb-1'
     (tmp_path/'model.json').write_text(json.dumps(info | {'format': 'chestnb-9'}))
     with pytest.raises(UserError, match="format 'chestnb-9'"): load_model(tmp_path)
 
@@ -349,7 +353,7 @@ def test_images_without_a_mask_are_counted_when_a_lung_crop_model_predicts(datas
     shutil.copy(dataset.metadata_path, tmp_path/'data.csv')
     masks = dataset.segmentation
     write_segmentation(masks[masks['image'].isin(names[:4])], tmp_path/'segmentation.csv')
-    some, model = ChestDataset(tmp_path, on_mismatch='ignore'), finished[1]
+    some, model = ChestDataset(tmp_path, on_mismatch='drop'), finished[1]
     with pytest.warns(UserWarning, match='2 of 6 images have no lung mask'): table = predict(model, some, names, lung_crop=True, progress=False)
     assert table.attrs['shown_whole'] == names[4:]
     whole = predict(model, some, names, progress=False)
@@ -417,3 +421,31 @@ def test_unfinite_loss_is_found_in_groups_on_a_gpu(monkeypatch):
     with pytest.raises(model_runs.CancelFitException):
         for i in range(120): see(i, float('inf') if i == 70 else 1.)
     assert looks == [50, 50] and 'batch 71 of 120' in recorder.problem
+
+def test_early_stopping_goes_on_counting_after_an_interruption(dataset, split, tmp_path):
+    from fastai.callback.tracker import EarlyStoppingCallback
+    def stop(): return EarlyStoppingCallback('valid_loss', min_delta=100., patience=3)
+    class PowerCut(Callback):
+        def after_batch(self):
+            if self.training and self.epoch == 2: raise KeyboardInterrupt
+    config = TrainConfig(**TINY | {'epochs': 9, 'image_size': 32})
+    with pytest.raises(KeyboardInterrupt): train_model(dataset, split, tmp_path/'cut', config, progress=False, callbacks=[stop(), PowerCut()])
+    assert len(history_of(tmp_path/'cut')) == 2
+    for name in ('cut', 'whole'): train_model(dataset, split, tmp_path/name, config, resume=True, progress=False, callbacks=[stop()])
+    cut, whole = history_of(tmp_path/'cut'), history_of(tmp_path/'whole')
+    assert len(cut) == len(whole) < 9
+    np.testing.assert_allclose(cut, whole, atol=1e-5)
+
+BENCHMARK = Path(__file__).resolve().parent.parent/'benchmarks'/'gpu_speed.py'
+
+@pytest.mark.skipif(not BENCHMARK.exists(), reason='benchmarks are not part of an installed package')
+def test_gpu_benchmark_says_not_run_without_a_gpu_and_runs_as_a_smoke_test():
+    import os
+    blind = {**os.environ, 'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1'}
+    said = subprocess.run([sys.executable, BENCHMARK, '--json'], capture_output=True, text=True, env=blind, timeout=TIMEOUT)
+    assert said.returncode == 0 and 'not run: no CUDA GPU' in said.stdout, said.stderr
+    smoke = subprocess.run([sys.executable, BENCHMARK, '--cpu', '--json'], capture_output=True, text=True, env=blind, timeout=TIMEOUT)
+    assert smoke.returncode == 0, smoke.stderr
+    rows = {figure: (target, value) for figure, target, value in json.loads(smoke.stdout.splitlines()[-1])}
+    target, ratio = rows['training from a pack / resident batch']
+    assert target == 'none' and 0 < float(ratio) < 3

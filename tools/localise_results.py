@@ -27,8 +27,8 @@ from chestnb.data.official import official_split
 from chestnb.data.split import patient_split
 from chestnb.model.config import TrainConfig
 from chestnb.model.train import train_model
-from chestnb.evaluation.metrics import macro_auroc
 from chestnb.evaluation.scored import join
+from chestnb.evaluation.scores import point_scores
 from chestnb.model.predict import predict
 
 MODELS = {'finding_query 8×8': SMALL_FUSION | dict(attention='finding_query', branch_stages=-2),
@@ -59,13 +59,13 @@ def main(data, out, epochs, runs):
     boxes = boxes_of(dataset)
     pairs = box_pairs(boxes, table)
     used = boxes[boxes.image.isin(pairs.image)]
-    print(check_boxes_unseen(used, split))
+    print(check_boxes_unseen(used, split, dataset.table))
     targets, scores, maps, made = box_targets(pairs, used, dataset), {}, {}, {}
     for name, architecture in MODELS.items():
         model = train_model(dataset, split, Path(runs)/name.replace('×', 'x').replace(' ', '_'), TrainConfig(model=architecture, epochs=epochs), resume=True)
         scored = join(predict(model, dataset, list(table.image)), table)
         made[name] = {'epoch': model.info['epoch'], 'valid_macro_auroc': model.info['valid_auroc'],
-                      'test_macro_auroc': float(macro_auroc(scored.targets, scored.scores)), 'maps_of_zeros': {}}
+                      'test_macro_auroc': float(point_scores(scored.targets, scored.scores)[0][-2]), 'maps_of_zeros': {}}
         for kind, (method, layer) in MAPS.items():
             if method == 'attention' and architecture['attention'] != 'finding_query': continue
             own = pair_maps(model, dataset, pairs, method, layer)

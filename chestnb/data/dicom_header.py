@@ -56,7 +56,8 @@ def names_the_file(
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such image. Copy it there, or leave its row out.") from error
     except InvalidDicomError as error:
-        raise UserError(f"{path}: cannot be read as DICOM: the mark 'DICM' at byte 128 is missing, and it is no DICOM file without it either. Export it again as a DICOM file.") from error
+        raise UserError(f"{path}: cannot be read as DICOM: the mark 'DICM' at byte 128 is missing, and it is no DICOM file without it either. "
+                        "Export it again as a DICOM file.") from error
     except Exception as error:
         raise UserError(f"{path}: cannot be read as DICOM; it is truncated or malformed ({error}). Copy or export this file again.") from error
     finally: log.setLevel(level)

@@ -121,7 +121,7 @@ def marks_of_sets(
     "1 for a label in the set, 0 for others; nothing is known of an empty set, nor of what `unchanged` leaves open."
     open_ended = np.array([not labels or labels <= NOT_FINDINGS - {'normal'} or 'unchanged' in labels for labels in sets])
     marks = {name: np.where([name in labels for labels in sets], 1., np.where(open_ended, np.nan, 0.)) for name in findings}
-    none = [1. if 'normal' in labels and not labels - NOT_FINDINGS else np.nan if unsaid and not labels - NOT_FINDINGS else 0. for labels, unsaid in zip(sets, open_ended)]
+    none = [0. if labels - NOT_FINDINGS else 1. if 'normal' in labels else np.nan if unsaid else 0. for labels, unsaid in zip(sets, open_ended)]
     return pd.DataFrame(marks | {NO_FINDING: none})
 
 # %% ../../nbs/api/data/import_sources.ipynb #6e5a0019
@@ -174,7 +174,8 @@ def vindr_boxes(
 ) -> pd.DataFrame:    # name, finding, x, y, width, height
     "Boxes of all readers."
     data = data[data.x_min.notna()]
-    return pd.DataFrame(dict(name=data.image_id, finding=data.class_name, x=data.x_min, y=data.y_min, width=data.x_max - data.x_min, height=data.y_max - data.y_min))
+    return pd.DataFrame(dict(name=data.image_id, finding=data.class_name, x=data.x_min, y=data.y_min,
+                             width=data.x_max - data.x_min, height=data.y_max - data.y_min))
 
 def read_vindr(
     path:Path,         # image_labels_train.csv, or a table of boxes such as Kaggle's train.csv
@@ -191,12 +192,13 @@ def read_vindr(
     findings = tuple(name for name in marks if name not in none)
     if not findings: raise UserError(f'{path}: names no finding. Expected a table of VinDr-CXR as published.')
     marks = marks[list(findings)].assign(**{NO_FINDING: (marks[list(findings)].sum(axis=1) == 0).astype(float)})
-    return Source('vindr', source_table(marks, name=marks.index), findings, replace(VINDR, label_release=f'{path.name}, readers: {rules.readers or "one"}'), boxes=boxes,
+    provenance = replace(VINDR, label_release=f'{path.name}, readers: {rules.readers or "one"}')
+    return Source('vindr', source_table(marks, name=marks.index), findings, provenance, boxes=boxes,
                   notes=['VinDr-CXR names no patients: patients are unknown.'])
 
 # %% ../../nbs/api/data/import_sources.ipynb #6e5a0025
 RSNA = Provenance('RSNA Pneumonia Detection Challenge 2018', 'https://www.rsna.org/rsnai/ai-image-challenge/rsna-pneumonia-detection-challenge-2018',
-    'non-commercial research and education, as for NIH ChestX-ray14', citation='George Shih, Carol C. Wu, Safwan S. Halabi, et al. Augmenting the National Institutes of Health '
+    'RSNA terms of use: research, education and other purposes, with attribution', citation='George Shih, Carol C. Wu, Safwan S. Halabi, et al. Augmenting the National Institutes of Health '
     f'Chest Radiograph Dataset with Expert Annotations of Possible Pneumonia. Radiology: Artificial Intelligence 2019. {NIH_PROVENANCE.citation}')
 
 def rsna_patients(
@@ -301,4 +303,5 @@ def read_source(
     tables = table_headers(source if source.is_dir() else source.parent)
     path, kind = chosen_table(source, tables, rules)
     found = SOURCE_KINDS[kind][0](path, tables, rules)
-    return replace(found, provenance=replace(found.provenance, label_release=found.provenance.label_release or path.name, name=rules.name or found.provenance.name))
+    stated = found.provenance
+    return replace(found, provenance=replace(stated, label_release=stated.label_release or path.name, name=rules.name or stated.name))

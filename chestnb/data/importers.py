@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['XRV_NAMES', 'XRV_DEPTH', 'decided_labels', 'kept_findings', 'why_left_out', 'file_facts', 'opened', 'age_in_years',
            'sex_said', 'frontal_view_said', 'metadata_of', 'boxes_of', 'refuse_target', 'place_image', 'write_import',
-           'summary_of', 'usable_rows', 'import_rows', 'refuse_nothing', 'refuse_repeated', 'import_source',
-           'xrv_image', 'xrv_source', 'import_torchxrayvision']
+           'summary_of', 'usable_rows', 'import_rows', 'policies_stated', 'refuse_nothing', 'refuse_repeated',
+           'import_source', 'xrv_image', 'xrv_source', 'import_torchxrayvision']
 
 # %% ../../nbs/api/data/importers.ipynb #6e5c0004
 import os, shutil
@@ -250,12 +250,22 @@ def import_rows(
     table, decided = decided_labels(source, rules)
     table, left_out = usable_rows(source, table, files, check_images, progress)
     refuse_nothing(to, table, left_out)
+    source = replace(source, provenance=policies_stated(source.provenance, rules))
     names = [path or f'{stem_of(str(name))}.png' for path, name in zip(table.file, table.name)]
     table = table.assign(image=flat_names(names, source.depth))
     metadata = metadata_of(table, source.findings, source.provenance)
     boxes, remark = boxes_of(source, table, metadata, source.findings)
     dataset = write_import(to, source, table, metadata, boxes, left_out, copy, progress)
     return dataset, summary_of(dataset, left_out, [f'Labels: {decided}.', *source.notes, *filter(None, [remark])])
+
+def policies_stated(
+    provenance:Provenance, # Of the source
+    rules:ImportRules      # `unknown` and `blank`
+) -> Provenance:           # The same; a policy that made labels up is part of the label release
+    "State what uncertain and empty labels became."
+    blank = rules.blank or rules.unknown
+    if rules.unknown == blank == 'mask': return provenance
+    return replace(provenance, label_release=f'{provenance.label_release}, uncertain labels: {rules.unknown}, empty labels: {blank}'.lstrip(', '))
 
 def refuse_nothing(
     to:str|Path,           # Folder to make

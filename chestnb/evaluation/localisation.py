@@ -349,7 +349,7 @@ def box_patients(
                                      "may have other images: give table=, the data set's metadata with image and patient_id.")
     return known.assign(patient=known.patient_id.map(patient_text))
 
-
+# %% ../../nbs/api/evaluation/localisation.ipynb #d0c4be01
 def check_boxes_unseen(
     boxes:pd.DataFrame,      # Column image: the boxes to be scored
     split:pd.DataFrame,      # Of the training run: image, patient_id, part

@@ -102,7 +102,8 @@ def at_least(self:Fit,
     width:int   # Pixels
 ) -> tuple:     # (height, width), both at least `smallest`, in the same proportion
     "The size of an image after enlarging."
-    factor = max(1, self.smallest/min(height, width))
+    if min(height, width) >= self.smallest: return height, width
+    factor = self.smallest/min(height, width)
     return round(height*factor), round(width*factor)
 
 # %% ../../nbs/api/model/inputs.ipynb #d226c150

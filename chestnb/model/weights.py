@@ -104,14 +104,14 @@ def timm_weights(
 # %% ../../nbs/api/model/weights.ipynb #c14b58ae
 def read_state(
     path,     # A .safetensors, .pth, .pt or .bin file
-    classes=[] # Classes that the file may contain besides tensors
+    classes=() # Classes that the file may contain besides tensors
 ) -> dict:    # Name of each tensor -> tensor, or whatever was saved
     "Open a file of weights without running anything in it."
     path = Path(path).expanduser()
     if not path.is_file(): raise UserError(f'there is no file of weights {str(path)!r}; give the path of a .safetensors, .pth or .pt file.')
     try:
         if path.suffix == '.safetensors': return load_file(path)
-        with safe_globals(classes): return torch.load(path, map_location='cpu', weights_only=True)
+        with safe_globals(list(classes)): return torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
         if 'global' in str(error).lower(): raise UserError(f'{path.name} holds Python objects besides tensors. Opening it would run code from the file, so '
             'it was not opened. Ask for the weights alone: torch.save(model.state_dict(), ...) or a .safetensors file.') from error
