@@ -22,8 +22,9 @@ import numpy as np
 
 from chestnb.data.findings import FINDINGS
 from chestnb.data.nih import is_official_test, nih_metadata
-from chestnb.evaluation.predictions import IMAGE, prediction_arrays, read_predictions
+from chestnb.evaluation.predictions import read_predictions
 from chestnb.evaluation.resampling import patient_bootstrap, resample_weights
+from chestnb.evaluation.scored import join
 
 PUBLISHED = Path(__file__).resolve().parent.parent.parent/'shared'/'nih'/'chexnet_predictions.csv'
 
@@ -40,8 +41,8 @@ def official_test():
 
 def published():
     "Published predictions for real images, with the labels of 2020"
-    predictions, table = read_predictions(PUBLISHED), nih_metadata()
-    return prediction_arrays(predictions, table[table['image'].isin(predictions[IMAGE])])
+    scored = join(read_predictions(PUBLISHED), nih_metadata(), partial=True)
+    return scored.targets == 1, scored.scores, scored.patients
 
 
 def plain_loop(targets, scores, number, columns):

@@ -5,9 +5,9 @@
 
 The originals are real NIH images of 1024×1024 pixels in ../shared/nih/originals_1024 beside the repository, repeated under
 new names (links) to the size that a measurement needs; without them those rows say so. What is compared is the same end
-product on all sides: a batch of 32 float32 images (32,1,224,224), normalised, in random order, with its labels, no
+product on all sides: a batch of 32 float32 images (32,1,224,224), in 0..1, in random order, with its labels, no
 augmentation. torchxrayvision's `NIH_Dataset` runs with XRayCenterCrop and XRayResizer(224) behind a plain PyTorch
-DataLoader; fastai is ImageBlock(PILImageBW), MultiCategoryBlock, Resize(224), Normalize. Everything is warm in the page
+DataLoader; fastai is ImageBlock(PILImageBW), MultiCategoryBlock, Resize(224). Everything is warm in the page
 cache; sides take turns, figures are medians over rounds, one PyTorch thread.
 
 The start is measured in a process of its own, on the real 112,120 names with files of 16×16 pixels and a sparse pack (its
@@ -34,7 +34,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from chestnb.data.augment import GREY_MEAN, GREY_STD
 from chestnb.data.loaders import image_dataloader
 from chestnb.data.findings import FINDINGS
 from chestnb.data.dataset import ChestDataset
@@ -98,11 +97,11 @@ def torchxrayvision_batches(folder):
 
 
 def fastai_batches(dataset, workers):
-    from fastai.vision.all import DataBlock, ImageBlock, MultiCategoryBlock, Normalize, PILImageBW, RandomSplitter, Resize
+    from fastai.vision.all import DataBlock, ImageBlock, MultiCategoryBlock, PILImageBW, RandomSplitter, Resize
     table = dataset.table.set_index('image')
     labels = {name: [finding for finding in FINDINGS if row[finding]] for name, row in table.iterrows()}
     block = DataBlock(blocks=(ImageBlock(PILImageBW), MultiCategoryBlock(vocab=list(FINDINGS))), get_x=lambda name: dataset.image_path(name), get_y=lambda name: labels[name],
-                      splitter=RandomSplitter(.02, seed=0), item_tfms=Resize(SIZE), batch_tfms=Normalize.from_stats([GREY_MEAN], [GREY_STD], cuda=False))
+                      splitter=RandomSplitter(.02, seed=0), item_tfms=Resize(SIZE))
     dls = block.dataloaders(list(table.index), bs=BATCH, num_workers=workers, device='cpu')
     return lambda: (x for x, _ in dls.train)
 
@@ -122,7 +121,7 @@ def batch_rows(dataset, folder, rounds):
 
 
 def worker_rows(dataset, rounds):
-    "The same with two worker processes on each side, whole passes: starting the workers is part of them."
+    "The same with two reading threads (chestnb) and two worker processes (fastai), whole passes: starting them is part of them."
     ways = {'pack': (packed_batches(dataset, 2, repeat=40), 40*len(dataset)), 'fastai': (fastai_batches(dataset, 2), None)}
     speeds = {way: [] for way in ways}
     for _ in range(rounds):
@@ -130,9 +129,9 @@ def worker_rows(dataset, rounds):
             started = time.perf_counter()
             n = sum(len(x) for x in make())
             speeds[way].append(n/(time.perf_counter() - started))
-    for way in ways: yield f'batches at 224², two workers: images/s, {way}', '-', f'{statistics.median(speeds[way]):,.0f}'
+    for way in ways: yield f'batches at 224², two readers: images/s, {way}', '-', f'{statistics.median(speeds[way]):,.0f}'
     ratio = statistics.median(a/b for a, b in zip(speeds['pack'], speeds['fastai']))
-    yield 'batches at 224², two workers: pack / fastai', 'at least 30', f'{ratio:,.0f}'
+    yield 'batches at 224², two readers: pack / fastai', 'at least 30', f'{ratio:,.0f}'
 
 
 def only_decode(paths):

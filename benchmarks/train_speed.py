@@ -12,8 +12,10 @@ from chestnb.data.dataset import ChestDataset, embedded_dataset
 from chestnb.data.split import patient_split
 from chestnb.model.runs import RunRecorder
 from chestnb.model.config import TrainConfig
-from chestnb.model.learner import group_rates, make_learner, training_groups, training_loss
-from chestnb.model.fusion import FusionModel
+from chestnb.model.learner import group_rates, make_learner, training_loss
+from chestnb.model.fusion import FusionModel, fusion_parameter_groups
+from chestnb.model.optimizer import training_groups
+from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import ParamScheduler, combined_cos
 
 def plain_loop(model, loss_function, optimizer, scheduler, batches):
@@ -35,12 +37,12 @@ def measure(blocks=15, steps=4, batch_size=32, image_size=128, threads=2, datase
     torch.set_num_threads(threads)
     dataset = dataset or ChestDataset(embedded_dataset())
     split, config = patient_split(dataset.table), TrainConfig(batch_size=batch_size, image_size=image_size, epochs=1000)
-    learn = make_learner(dataset, split, config)
+    learn = make_learner(dataset, split, config).remove_cb(ProgressCallback)
     batches = []
     while len(batches) < steps: batches += [tuple(t.as_subclass(torch.Tensor).clone() for t in b) for b in learn.dls.train]
     batches = batches[:steps]
 
-    rates = group_rates(config)
+    rates = group_rates(config) # branches, new layers
     learn.create_opt()
     schedule = ParamScheduler({'lr': combined_cos(.25, *(torch.tensor(rates).numpy()*f for f in (1/25, 1, 1e-5))), 'mom': combined_cos(.25, .95, .85, .95)})
     recorder = RunRecorder('unused', config)
@@ -49,10 +51,10 @@ def measure(blocks=15, steps=4, batch_size=32, image_size=128, threads=2, datase
     for event in ('before_fit', 'before_epoch', 'before_train'): learn(event)
 
     device = next(learn.model.parameters()).device
-    model = FusionModel.from_config(config.model).to(device, memory_format=torch.channels_last)
+    model = FusionModel.from_config(learn.model.config).to(device, memory_format=torch.channels_last)
     model.load_state_dict(learn.model.state_dict())
-    optimizer = torch.optim.AdamW(training_groups(model, config.weight_decay), fused=True)
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rates, total_steps=100_000)
+    optimizer = torch.optim.AdamW(training_groups(fusion_parameter_groups(model), config.weight_decay), fused=True)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=[rate for rate in rates for _ in range(2)], total_steps=100_000)
     loss_function = training_loss(dataset, split, config.loss).to(device)
 
     ways = {'plain PyTorch loop': lambda: plain_loop(model, loss_function, optimizer, scheduler, batches),
@@ -64,7 +66,7 @@ def measure(blocks=15, steps=4, batch_size=32, image_size=128, threads=2, datase
             ways[name]()
             if device.type == 'cuda': torch.cuda.synchronize()
             if block: speeds[name].append(steps*batch_size/(time.perf_counter() - started))
-            recorder.seen = {True: [], False: []}
+            for metric in (*learn.metrics, learn.recorder.train_loss): metric.reset() # as an epoch's end would
     return speeds, device
 
 def main():

@@ -16,7 +16,7 @@ from PIL import Image
 
 import chestnb.data.audit as data_audit
 import chestnb.data.quarantine as data_quarantine
-from chestnb.data.audit import (KINDS, UNUSABLE_KINDS, audit_images, audit_page, chest_likeness, grey_facts, inspect_image, inspect_images, is_blank, is_inverted,
+from chestnb.data.audit import (PROBLEM_KINDS, UNUSABLE_KINDS, audit_images, audit_page, chest_likeness, grey_facts, inspect_image, inspect_images, is_blank, is_inverted,
     is_saturated, closest_pairs, near_pairs, write_audit)
 from chestnb.data.quarantine import quarantine, restore
 from chestnb.data.dataset import ChestDataset
@@ -142,6 +142,27 @@ def test_decomposed_names_are_on_disk(small):
         assert len(audit_images(small, workers=1, progress=False)) == 0
 
 
+def test_names_without_ending_are_those_of_the_files(small):
+    table = (small/'data.csv').read_text()
+    (small/'data.csv').write_text(table.replace('.png', ''))
+    assert len(audit_images(small, workers=1, progress=False)) == 0
+    image_of(small, 3).write_bytes(b'')
+    quarantine(small, audit_images(small, workers=1, progress=False))
+    assert '90000003_000,' not in (small/'data.csv').read_text() and ChestDataset(small)
+    restore(small)
+    assert (small/'data.csv').read_text() == table.replace('.png', '')
+
+
+def test_a_compressed_table_is_audited_but_no_row_taken_out(small):
+    import gzip
+    (small/'data.csv.gz').write_bytes(gzip.compress((small/'data.csv').read_bytes()))
+    (small/'data.csv').unlink()
+    image_of(small, 3).write_bytes(b'')
+    problems, before = audit_images(small, workers=1, progress=False), state(small)
+    assert listed(problems) == [(image_of(small, 3).name, 'unreadable')]
+    assert 'Save it as data.csv' in message(lambda: quarantine(small, problems)) and state(small) == before
+
+
 def test_a_thousand_copies_are_a_thousand_rows_not_half_a_million():
     hashes = np.repeat(np.random.default_rng(0).integers(0, 2**63, (1, 4), dtype=np.uint64), 1000, axis=0)
     hashes[:, 0] ^= np.arange(1000, dtype=np.uint64)
@@ -152,7 +173,7 @@ def test_a_thousand_copies_are_a_thousand_rows_not_half_a_million():
 
 
 def test_a_killed_worker_is_a_sentence(small, monkeypatch):
-    monkeypatch.setattr(data_audit, '_inspect_chunk', os._exit)
+    monkeypatch.setattr(data_audit, 'read_image', lambda path: os._exit(9))
     assert '--workers 1' in message(lambda: inspect_images([1]*100, workers=2, progress=False))
 
 
@@ -177,7 +198,7 @@ def test_planted_defects_in_the_whole_embedded_set_all_found_none_invented(whole
     folder = tmp_path/'spoiled'
     shutil.copytree(whole, folder)
     expected = plant(folder)
-    assert {kind for _, kind in expected} == set(KINDS)
+    assert {kind for _, kind in expected} == set(PROBLEM_KINDS)
     before = state(folder)
     problems = audit_images(folder, progress=False)
     assert listed(problems) == expected

@@ -41,6 +41,61 @@ def test_check(place):
     assert 'OK:' in done.stdout and 'synthetic' in done.stdout and 'Hernia' in done.stdout
 
 
+@pytest.mark.parametrize('words', [['cohort'], ['--data', 'cohort'], ['--data=cohort'], ['cohort', '--data', 'cohort']])
+def test_the_main_argument_may_be_given_either_way(place, words):
+    "0.1 took a bare folder in some commands and --data in others"
+    done = typed('chestnb_check', *words, '--skip-images', cwd=place)
+    assert done.returncode == 0 and 'OK:' in done.stdout, done.stderr
+
+
+MAIN = dict(chestnb_audit='data', chestnb_check='data', chestnb_demo='data', chestnb_evaluate='predictions', chestnb_import='source', chestnb_nih='to',
+            chestnb_chestmnist='to', chestnb_pack='data', chestnb_phantom='to', chestnb_report='predictions', chestnb_train='data')
+
+
+@pytest.mark.parametrize('command', MAIN)
+def test_every_command_takes_its_main_argument_either_way(command):
+    said = ' '.join(typed(command, '--help', cwd='.').stdout.split())
+    assert f'[{MAIN[command].upper()}]' in said and f'--{MAIN[command]} ' in said and f'the same as --{MAIN[command]}' in said
+
+
+def test_two_different_folders_are_refused(place):
+    done = typed('chestnb_check', 'cohort', '--data', 'other', cwd=place)
+    assert done.returncode == 2 and 'Give one of them' in done.stderr and 'Traceback' not in done.stderr
+
+
+def test_options_of_training_are_the_same_in_both_commands_and_name_every_choice():
+    "Branches, stages, sampler, lung crop, weight decay ... could not be chosen on the command line of 0.1"
+    helps = [typed(command, '--help', cwd='.').stdout for command in ('chestnb_train', 'chestnb_demo')]
+    options = [{line.split()[0]: ' '.join(line.split()[2:]) for line in text.split('options:')[1].splitlines() if line.strip().startswith('--')} for text in helps]
+    choices = {'--branches', '--branch_stages', '--weights', '--attention', '--sampler', '--lung_crop', '--weight_decay', '--backbone_rate', '--loss', '--seed', '--unknown'}
+    assert choices <= options[0].keys() & options[1].keys()
+    assert all(options[0][name] == options[1][name] for name in options[0].keys() & options[1].keys() - {'--out'})
+
+
+def test_a_single_branch_and_a_loss_are_chosen_in_the_terminal(place):
+    done = typed('chestnb_train', 'cohort', '--out', 'single', '--branches', 'test_resnet', '--loss', 'focal', '--weight-decay', .1, '--epochs', 1, '--image-size', 32, cwd=place)
+    assert done.returncode == 0, done.stderr
+    config = json.loads((place/'single'/'config.json').read_text())['config']
+    assert (config['model']['branches'], config['loss'], config['weight_decay']) == (['test_resnet'], 'focal', .1)
+    wrong = typed('chestnb_train', 'cohort', '--out', 'never', '--loss', 'squared', cwd=place)
+    assert wrong.returncode == 2 and 'bce' in wrong.stderr and 'Traceback' not in wrong.stderr and not (place/'never').exists()
+
+
+@pytest.mark.parametrize('name', ['labels.csv.gz', 'labels.CSV', 'labels.parquet', 'labels.tsv'])
+def test_a_table_of_labels_may_be_any_kind_of_table(place, name):
+    "`--data x.csv.gz`, `.parquet` and `.CSV` were taken for folders"
+    frame = pd.read_csv(place/'cohort'/'data.csv', dtype=str)
+    if name.endswith('parquet'):
+        pytest.importorskip('pyarrow', reason='pandas reads Parquet with pyarrow, which is not installed')
+        frame.to_parquet(place/name)
+    else: frame.to_csv(place/name, index=False, sep='\t' if name.endswith('tsv') else ',')
+    half = pd.DataFrame({'Image Index': frame['Image Index'], **{f'prob_{finding}': [i/len(frame) for i in range(len(frame))] for finding in FINDINGS}})
+    half.to_csv(place/'ramp.csv', index=False)
+    done = typed('chestnb_evaluate', 'ramp.csv', '--data', name, '--out', f'scored_{name}', cwd=place)
+    assert done.returncode == 0 and f'{len(frame):,} ' in done.stdout, done.stderr
+    assert typed('chestnb_evaluate', 'ramp.csv', '--data', f'no_{name}', '--out', 'nothing', cwd=place).stderr.count(f'no_{name}') == 1
+
+
 @pytest.mark.parametrize('command', [
     ['chestnb_check', '--data', 'nowhere'], ['chestnb_demo', '--data', 'nowhere'],
     ['chestnb_train', '--out', 'run', '--data', 'nowhere'], ['chestnb_evaluate', 'none.csv', '--out', 'out']])
@@ -70,7 +125,7 @@ def test_train_resume_evaluate(place):
 
 
 def test_demo_leaves_the_results_and_may_be_repeated(place):
-    words = ['chestnb_demo', '--data', 'cohort', '--epochs', 1, '--image_size', 32, '--n_resamples', 20]
+    words = ['chestnb_demo', '--data', 'cohort', '--epochs', 1, '--image_size', 32]
     done = typed(*words, cwd=place)
     assert done.returncode == 0, done.stderr
     run = place/'runs'/'cohort'
@@ -82,12 +137,11 @@ def test_demo_leaves_the_results_and_may_be_repeated(place):
     assert json.loads((run/'summary.json').read_text())['parts']['test']['patients'] > 0
     assert 'not be used for diagnosis' in done.stdout and 'synthetic' in done.stdout
     (run/'metrics.json').unlink()   # as an older version left it
-    again = typed(*words[:-1], 30, cwd=place)
+    again = typed(*words, cwd=place)
     assert again.returncode == 0 and (run/'metrics.json').exists(), again.stderr
     again = typed(*words, cwd=place)
     assert again.returncode == 0 and len(pd.read_csv(run/'fusion'/'history.csv')) == 1
-    scored = typed('chestnb_evaluate', run/'fusion'/'test_predictions.csv', '--out', 'scored', '--data', 'cohort',
-                   '--n_resamples', 20, cwd=place)
+    scored = typed('chestnb_evaluate', run/'fusion'/'test_predictions.csv', '--out', 'scored', '--data', 'cohort', cwd=place)
     assert scored.returncode == 0, scored.stderr
     pd.testing.assert_frame_equal(pd.read_csv(place/'scored'/'metrics.csv')[['finding', 'auroc']],
                                   pd.read_csv(run/'metrics.csv')[['finding', 'auroc']])
@@ -95,7 +149,7 @@ def test_demo_leaves_the_results_and_may_be_repeated(place):
 
 def test_evaluate_does_not_overwrite_the_scores_of_other_predictions(root, tmp_path):
     fusion, alone = (root/'nbs'/'results'/'embedded'/name/'test_predictions.csv' for name in ('fusion', 'test_resnet_alone'))
-    words = ['--out', 'scores', '--data', root/'dataset', '--n_resamples', 10]
+    words = ['--out', 'scores', '--data', root/'dataset']
     first = typed('chestnb_evaluate', fusion, *words, cwd=tmp_path)
     before = {path.name: path.read_bytes() for path in (tmp_path/'scores').iterdir()}
     assert first.returncode == 0 and set(before) == {'metrics.csv', 'metrics.json', 'roc.png'}, first.stderr
@@ -130,7 +184,7 @@ def nameless(place):
 
 @pytest.mark.parametrize('words', [
     ['chestnb_demo', '--epochs', 1], ['chestnb_demo', '--epochs', 1, '--split', 'published.csv'],
-    ['chestnb_evaluate', 'half.csv', '--n_resamples', 10], ['chestnb_report', 'half.csv', '--n_resamples', 10]])
+    ['chestnb_evaluate', 'half.csv'], ['chestnb_report', 'half.csv', '--n_resamples', 10]])
 def test_unknown_patients_are_said_at_once_and_without_a_warning(nameless, words):
     done = typed(*words, '--data', 'nameless', '--out', 'nobody', cwd=nameless.parent)
     assert done.returncode == 2 and 'patients of these' in done.stderr and 'images are unknown' in done.stderr, done.stderr
@@ -139,7 +193,7 @@ def test_unknown_patients_are_said_at_once_and_without_a_warning(nameless, words
 
 
 def test_evaluate_the_published_predictions(shared_nih, tmp_path):
-    done = typed('chestnb_evaluate', shared_nih/'chexnet_predictions.csv', '--out', 'out', '--data', 'nih', '--n_resamples', 50, cwd=tmp_path)
+    done = typed('chestnb_evaluate', shared_nih/'chexnet_predictions.csv', '--out', 'out', '--data', 'nih', cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     scores = pd.read_csv(tmp_path/'out'/'metrics.csv').set_index('finding')
     assert abs(scores.loc['macro', 'auroc'] - .838) < .001

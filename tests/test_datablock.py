@@ -1,4 +1,5 @@
 """The data a model is fed: shapes, ranges, order, seeds, and what must never happen (a flip, a leak, a silent crop)."""
+import os
 import pickle
 import threading
 import warnings
@@ -22,9 +23,9 @@ import chestnb.data.items as data_items
 from chestnb.data.augment import XrayAugment, affine_maps, change_exposure
 from chestnb.data.loaders import (ChestDL, findings_without_positives, image_dataloader, image_reader, part_dataloader, read_ahead, reading_threads,
                                   seed_dataloaders)
-from chestnb.data.items import Findings, FindingNames, GreyImages, TensorFindings, lung_box
+from chestnb.data.items import Findings, FindingNames, GreyImages, TensorFindings, lung_box, lungs_crop
 from chestnb.data.datablock import PartSplitter, balanced_sampler_weights, chest_datablock, chest_dataloaders, positive_weights
-from chestnb.data.pack import pad_to_square
+from chestnb.data.squares import pad_to_square
 
 
 @pytest.fixture(scope='module')
@@ -516,6 +517,23 @@ def test_a_stale_pack_is_announced_and_not_used(small, monkeypatch):
     Image.new('L', (60, 50), 200).save(dataset.image_path(name))
     with pytest.warns(UserWarning, match='1 of 12 images changed'): reader = GreyImages(dataset, 32)
     assert reader.pack is None and reader.batch([name]).max() == 200
+
+
+def test_a_pack_of_lung_crops_is_read_and_gives_the_same_squares(small, monkeypatch):
+    "0.1 decoded every image anew in every epoch when lung_crop was asked for"
+    dataset = ChestDataset(small)
+    names = list(dataset.table['image'])
+    expected = GreyImages(dataset, 40, lung_crop=True).batch(names)
+    pack_images(dataset, 40, workers=1, crop=lungs_crop(dataset), progress=False)
+    split = pd.DataFrame({'image': names, 'patient_id': dataset.table['patient_id'], 'part': ['train']*8 + ['valid']*4})
+    monkeypatch.setattr(GreyImages, 'decode_image', lambda self, name: pytest.fail('a file was decoded'))
+    dls = loaders(dataset, split, image_size=40, batch_size=4, lung_crop=True)
+    assert torch.equal(image_reader(dls).batch(names), expected)
+    assert torch.equal(all_batches(image_dataloader(dataset, names, image_size=40, lung_crop=True, device='cpu'))[0], expected.float()/255)
+    assert GreyImages(dataset, 40).pack is None # whole images are another pack
+    monkeypatch.undo()
+    os.utime(small/'segmentation.csv', (1, 1)) # other masks, other boxes
+    with pytest.warns(UserWarning, match='not used'): assert GreyImages(ChestDataset(small), 40, lung_crop=True).pack is None
 
 
 def test_an_image_that_the_pack_left_out_is_not_black(small):

@@ -16,12 +16,14 @@ import chestnb.data.dicom_folder as data_dicom_folder
 import chestnb.data.images as data_images
 import chestnb.data.masks as data_masks
 import chestnb.data.nih as data_nih
+import chestnb.data.rows as data_rows
 import chestnb.data.tables as data_tables
 from chestnb.data.findings import CLASSES, FINDINGS, NO_FINDING, STRUCTURES
 from chestnb.data.tables import NIH_HEADER
 from chestnb.data.dataset import ChestDataset
 from chestnb.core.errors import UserError
 from chestnb.core.files import write_text
+from chestnb.data.provenance import NIH_PROVENANCE, PHANTOM_PROVENANCE, write_provenance
 
 ROWS = ['00000001_000.png,Mass,0,1,50,F,PA,2500,2048,0.168,0.168',
         '00000003_000.png,No Finding,0,3,61,M,AP,2500,2048,0.168,0.168',
@@ -131,10 +133,8 @@ def test_write_metadata_refuses_what_cannot_be_read(tmp_path):
 # ---------------------------------------------------------------- bad tables: file, row and remedy
 
 BAD_TABLES = {
-    'unknown finding': (edited(2, 'Edema', 'Oedema'), 4, "unknown finding 'Oedema' (did you mean 'Edema'?)", 'Use the 14 findings'),
-    'finding without underscore': (edited(0, 'Mass', 'Pleural Thickening'), 2, "did you mean 'Pleural_Thickening'", 'Use the 14 findings'),
-    'NIH box spelling': (edited(0, 'Mass', 'Infiltrate'), 2, "did you mean 'Infiltration'", 'Use the 14 findings'),
-    'no label': (edited(0, 'Mass', ''), 2, 'the cell is empty', "'No Finding' alone"),
+    'unknown finding': (edited(2, 'Edema', 'Oedema'), 4, "unknown finding 'Oedema' (did you mean 'Edema'?)", "Join findings of the data set by '|'"),
+    'NIH box spelling': (edited(0, 'Mass', 'Infiltrate'), 2, "did you mean 'Infiltration'", 'dataset.json'),
     'No Finding with a finding': (edited(2, 'Effusion', 'No Finding'), 4, "'No Finding' stands together with Edema", "'No Finding' alone"),
     'duplicated image': (ROWS + [ROWS[0]], 5, "'00000001_000.png' is already in row 2", 'Keep one row'),
     'name that escapes': (edited(0, '00000001_000.png', '../x.png'), 2, "'../x.png' is not a plain file name", 'Write the file name alone'),
@@ -147,13 +147,11 @@ BAD_TABLES = {
     'not an image': (edited(1, '00000003_000.png', 'x.docx'), 3, 'does not end in', 'Write the file name alone'),
     'age': (edited(1, ',61,', ',old,'), 3, "'old' is not an age", 'Write years'),
     'negative age': (edited(1, ',61,', ',-3,'), 3, "'-3' is not an age", 'Write years'),
-    'sex': (edited(1, ',M,', ',male,'), 3, "'male' is none of M, F", 'Write M or F'),
+    'sex': (edited(1, ',M,', ',boy,'), 3, "'boy' is none of M, F", 'Write M or F'),
     'lateral view': (edited(1, ',AP,', ',LL,'), 3, "'LL' is none of PA, AP", 'leave other rows out'),
-    'patient': (edited(1, ',0,3,', ',0,P-17,'), 3, "'P-17' is not a whole number", 'Give every patient one whole number'),
-    'patient zero': (edited(0, ',0,1,', ',0,0,'), 2, "'0' is not a whole number from 1", 'Give every patient one whole number'),
     'follow-up': (edited(1, ',0,3,', ',-1,3,'), 3, "'-1' is not a whole number", 'Number the images'),
-    'width': (edited(1, ',2500,', ',,'), 3, "'' is not a whole number", 'width of the original'),
-    'spacing': (edited(1, ',0.168,', ',nan,'), 3, "'nan' is not a pixel spacing", 'millimetres'),
+    'width': (edited(1, ',2500,', ',0,'), 3, "'0' is not a whole number", 'width of the original'),
+    'spacing': (edited(1, ',0.168,', ',-1,'), 3, "'-1' is not a pixel spacing", 'millimetres'),
     'comma in a cell': (edited(2, 'Effusion|Edema', 'Effusion,Edema'), 4, 'has 12 cells where the header names 11', 'Put quotes'),
     'row cut off': (ROWS[:2] + [ROWS[2][:30]], 4, 'has 2 cells', 'Copy it again'),
     'blank row': ([ROWS[0], '', *ROWS[1:]], 3, 'is blank', 'Delete the blank row'),
@@ -175,10 +173,23 @@ def test_many_bad_rows_are_counted(tmp_path):
     assert 'row 2:' in said and '(and 9 more: rows 3, 4, 5, 6, 7 ...)' in said
 
 
-@pytest.mark.parametrize('column', NIH_HEADER.split(','))
+@pytest.mark.parametrize('column', ['Image Index', 'Finding Labels'])
 def test_a_missing_column(folder, column):
     said = message(lambda: ChestDataset(make(folder, header=NIH_HEADER.replace(column, 'something'))))
     assert f"{folder/'data.csv'}, row 1: missing column {column!r}" in said and "'something'" in said and 'rename' in said
+
+
+@pytest.mark.parametrize('nih, name', [(nih, name) for name, (nih, _, _) in data_tables.METADATA_COLUMNS.items() if name not in ('image', 'labels')])
+def test_a_column_that_is_not_there_means_unknown(folder, nih, name):
+    table = ChestDataset(make(folder, header=NIH_HEADER.replace(nih, 'something'))).table
+    assert table[name].isna().all()
+    if not name.startswith(('pixel', 'width', 'height')): assert 'unknown for all images' in table.attrs['notes'][0]
+
+
+@pytest.mark.parametrize('slip', ['Patinet ID', 'Pateint ID', 'Patient IDs'])
+def test_an_almost_right_column_is_refused_not_taken_as_unknown(folder, slip):
+    said = message(lambda: ChestDataset(make(folder, header=NIH_HEADER.replace('Patient ID', slip))))
+    assert f"{slip!r} is almost 'Patient ID'" in said
 
 
 def test_other_bad_files(tmp_path):
@@ -187,7 +198,8 @@ def test_other_bad_files(tmp_path):
         return message(lambda: data_tables.read_metadata(tmp_path/'data.csv'))
     assert 'is empty' in said(b'')
     assert 'no row' in said(NIH_HEADER.encode())
-    assert 'semicolons' in said(NIH_HEADER.replace(',', ';').encode())
+    assert 'a header but no row' in said(NIH_HEADER.replace(',', ';').encode())
+    assert 'is a Parquet file' in said(b'PAR1' + b'\0'*20) and 'an Excel file' in said(b'PK\x03\x04' + b'\0'*20)
     assert 'UTF-8' in said(NIH_HEADER.encode() + b'\n\xff\xfe\x00')
     assert 'is there twice' in said((NIH_HEADER + ',Patient ID\n' + ROWS[0] + ',1').encode())
     assert 'not a CSV file' in said(NIH_HEADER.encode() + b'\n"never closed')
@@ -499,17 +511,20 @@ def test_summary_and_repr(folder):
     assert list(summary.loc['class'].index) == list(CLASSES)
     assert summary.loc['view'].images.to_dict() == {'PA': 2, 'AP': 1} and summary.loc['sex'].images.to_dict() == {'F': 1, 'M': 2}
     assert 'minimum 50, median 61, maximum 62' in summary.loc[('age', 'known'), 'note']
-    assert '3 NIH ChestX-ray14 images of 2 patients' in repr(data)
+    assert '3 real images of 2 patients' in repr(data)
+    write_provenance(folder, NIH_PROVENANCE)
+    assert '3 NIH ChestX-ray14 images of 2 patients' in repr(ChestDataset(folder))
     assert 'Hernia' in data._repr_html_() and '&lt;NA&gt;' not in data._repr_html_() and 'nan' not in data._repr_html_()
 
 
-def test_who_is_synthetic(tmp_path):
+def test_synthetic_is_stated_and_never_inferred_from_patient_numbers(tmp_path):
     rows = [row.replace('0,1,5', '0,90000001,5').replace(',3,6', ',90000002,6') for row in ROWS]
-    synthetic, real = ChestDataset(make(tmp_path/'synthetic', rows)), ChestDataset(make(tmp_path/'nih'))
-    other = ChestDataset(make(tmp_path/'other', edited(0, '00000001_000.png', 'mine.png'), images=['mine.png', *NAMES[1:]]))
-    assert (synthetic.is_synthetic, real.is_synthetic, other.is_synthetic) == (True, False, False)
-    assert (synthetic.title_note, real.title_note, other.title_note) == ('synthetic', 'NIH ChestX-ray14', 'real')
-    assert synthetic.release == 'subset/unknown' and 'synthetic' in repr(synthetic)
+    hospital, ours = ChestDataset(make(tmp_path/'hospital', rows)), make(tmp_path/'ours')
+    assert (hospital.is_synthetic, hospital.title_note, hospital.provenance.stated) == (False, 'real', False)
+    write_provenance(ours, PHANTOM_PROVENANCE)
+    ours = ChestDataset(ours)
+    assert (ours.is_synthetic, ours.title_note) == (True, 'synthetic') and '3 synthetic images' in repr(ours)
+    assert ours.release == 'subset/unknown' and ours.subset(NAMES[:1]).is_synthetic
 
 
 def test_embedded_dataset_is_found(folder, monkeypatch, tmp_path, embedded):
@@ -537,7 +552,7 @@ def test_no_embedded_dataset(monkeypatch, tmp_path):
 def test_the_embedded_dataset(embedded):
     if not (embedded/'data.csv').exists(): pytest.skip('the embedded data set has not been made yet: chestnb_phantom --to dataset')
     data = ChestDataset(embedded)
-    assert data.is_synthetic and data.title_note == 'synthetic' and len(data.segmentation) == len(data)
+    assert data.is_synthetic and data.title_note == 'synthetic' and len(data.masked_images) == len(data)
     for name in data.table.image[::100]:
         assert np.nonzero(data.mask(name, 'Left Lung'))[1].mean() > np.nonzero(data.mask(name, 'Right Lung'))[1].mean()
         assert data.open_image(name).size[::-1] == data.mask(name, 'Heart').shape
@@ -581,7 +596,7 @@ def test_nih_boxes():
 
 
 def test_missing_package(monkeypatch):
-    monkeypatch.setattr(data_dataset.importlib.util, 'find_spec', lambda name: None)
+    monkeypatch.setattr(data_tables.importlib.util, 'find_spec', lambda name: None)
     assert 'pip install torchxrayvision' in message(lambda: data_tables.torchxrayvision_file('BBox_List_2017.csv.gz'))
 
 
@@ -621,7 +636,7 @@ def test_fifty_real_masks_are_written_back(shared_nih, tmp_path):
 
 def test_real_dataset(shared_nih):
     data = ChestDataset(shared_nih/'dataset')
-    assert (len(data), data.table.patient_id.nunique(), data.release, data.title_note) == (2_050, 1_682, '2020', 'NIH ChestX-ray14')
+    assert (len(data), data.table.patient_id.nunique(), data.release, data.title_note) == (2_050, 1_682, '2020', 'real')
     assert not data.is_synthetic and data.open_image(data.table.image[0]).size == (224, 224)
 
 
@@ -703,16 +718,22 @@ def test_what_headers_cannot_fill_is_refused(tmp_path):
     assert 'does not tell patients apart' in message(lambda: ChestDataset(dicom_folder(tmp_path/'a', PatientID='ANONYMOUS')))
     said = message(lambda: ChestDataset(dicom_folder(tmp_path/'c', ViewPosition='LL')))
     assert 'a.dcm' in said and "view position is 'LL'" in said
+
+
+def test_a_png_beside_dicom_has_unknown_columns(tmp_path):
     folder = dicom_folder(tmp_path/'d', ['a.dcm,Mass', 'b.dcm,Mass', 'c.dcm,Mass', 'd.png,Mass'])
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(folder/'images/d.png')
-    assert "missing column" in message(lambda: ChestDataset(folder)) and "'d.png' is no DICOM file" in message(lambda: ChestDataset(folder))
+    table = ChestDataset(folder).table
+    assert table.patient_id.isna().tolist() == [False]*3 + [True] and table.sex.isna().tolist() == [False]*3 + [True]
+    assert 'patient of 1 image' in table.attrs['notes'][0]
 
 
-def test_png_folders_miss_columns_as_before(tmp_path):
+def test_two_columns_are_enough(tmp_path):
     (tmp_path/'images').mkdir()
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path/'images/a.png')
     write_text(tmp_path/'data.csv', 'Image Index,Finding Labels\na.png,Mass\n')
-    assert "missing columns 'Follow-up #'" in message(lambda: ChestDataset(tmp_path))
+    data = ChestDataset(tmp_path)
+    assert data.targets().sum() == 1 and data.table.patient_id.isna().all() and 'unknown patients' in repr(data)
 
 
 def test_rows_without_an_image_beside_dicom(tmp_path):
@@ -751,3 +772,235 @@ def test_write_dicom_metadata(tmp_path):
     assert 'not overwritten' in message(lambda: data_dicom_folder.write_dicom_metadata(folder, labels))
     assert "unknown finding 'Oedema'" in message(lambda: data_dicom_folder.write_dicom_metadata(folder, labels | {'a.dcm': 'Oedema'}, tmp_path/'other.csv'))
     assert not (tmp_path/'other.csv').exists()
+
+
+# ---- labels: one-hot, unknown, own findings
+
+def label_folder(path, header, rows, name='data.csv', images=('a.png', 'b.png', 'c.png')):
+    "A folder with a table of the given lines."
+    (path/'images').mkdir(parents=True)
+    for image in images: Image.fromarray(PIXELS).save(path/'images'/image)
+    write_text(path/name, '\n'.join([header, *rows]) + '\n')
+    return path
+
+
+def test_one_finding_is_a_data_set(folder):
+    data = ChestDataset(label_folder(folder, 'image,Pneumonia', ['a.png,1', 'b.png,0', 'c.png,0']))
+    assert data.findings == ('Pneumonia',) and data.targets().tolist() == [[1], [0], [0]]
+    assert data.table['No Finding'].tolist() == [False, True, True] and data.table.Pneumonia.dtype == bool
+
+
+def test_minus_one_and_blank_stay_unknown_unless_a_policy_is_named(folder):
+    label_folder(folder, 'image,Fracture,Mass', ['a.png,1,0', 'b.png,-1,', 'c.png,0,0'])
+    data = ChestDataset(folder)
+    assert data.findings == ('Mass', 'Fracture')
+    np.testing.assert_array_equal(data.targets(), [[0, 1], [np.nan, np.nan], [0, 0]])
+    np.testing.assert_array_equal(data.table['No Finding'], [0, np.nan, 1])
+    assert any('label' in note for note in data.table.attrs['notes'])
+    for policy, value in (('negative', 0), ('positive', 1)):
+        decided = ChestDataset(folder, unknown=policy)
+        assert decided.targets()[1].tolist() == [value]*2 and decided.table['No Finding'].tolist()[1] == (value == 0)
+        assert decided.table.Mass.dtype == bool and f'2 unknown labels taken as {policy}' in decided.table.attrs['notes']
+    assert 'expected one of' in message(lambda: ChestDataset(folder, unknown='guess'))
+
+
+def test_an_empty_label_cell_is_unknown_not_no_finding(folder):
+    data = ChestDataset(label_folder(folder, 'Image Index,Finding Labels', ['a.png,Mass', 'b.png,', 'c.png,No Finding']))
+    assert np.isnan(data.targets()[1]).all() and np.isnan(data.table['No Finding'][1]) and data.table['No Finding'][2] == 1
+    assert data.table.attrs['notes'][-1] == "no label at all: 1 image; unknown, not 'No Finding'"
+    assert data.summary().loc[('class', 'Mass'), ['images', 'percent', 'note']].tolist() == [1, 50, 'unknown in 1 image']
+
+
+def test_own_findings_in_label_texts_are_listed_in_dataset_json(folder):
+    label_folder(folder, 'Image Index,Finding Labels', ['a.png,Fracture', 'b.png,No Finding', 'c.png,Tube|Fracture'])
+    assert "unknown finding 'Fracture'" in message(lambda: ChestDataset(folder)) and 'dataset.json' in message(lambda: ChestDataset(folder))
+    write_provenance(folder, PHANTOM_PROVENANCE, ('Fracture', 'Tube'))
+    assert ChestDataset(folder).findings == ('Fracture', 'Tube') and ChestDataset(folder).targets().tolist() == [[1, 0], [0, 0], [1, 1]]
+
+
+@pytest.mark.parametrize('header, rows, reason', [
+    ('image,Mass,mass', ['a.png,1,0'], "are both the finding 'Mass'"),
+    ('image,image id,Mass', ['a.png,b.png,1'], 'a.png'),
+    ('file name,image id,Mass', ['a.png,b.png,1'], "'file name' and 'image id' could each be the column 'Image Index'"),
+    ('image,label', ['a.png,1'], 'does not say of what'),
+    ('image,Mass', ['a.png,2'], "'2' is none of 1, 0, -1"),
+    ('image,Finding Labels,Mass', ['a.png,Mass,0'], "the labels and the column 'Mass' contradict each other"),
+    ('image,Mass,No Finding', ['a.png,1,1'], "'No Finding' is 1 beside a finding"),
+    ('image,Mass,Patient ID', ['a.png,1,p1', 'b.png,1,P1'], "'p1' and 'P1' differ only by capital letters")])
+def test_ambiguous_tables_are_refused(folder, header, rows, reason):
+    images = [row.split(',')[0] for row in rows]
+    label_folder(folder, header, rows, images=images)
+    if reason == 'a.png': assert 'could each be' in message(lambda: ChestDataset(folder))
+    else: assert reason in message(lambda: ChestDataset(folder))
+
+
+def test_the_same_patient_as_text_and_number_is_one(folder):
+    data = ChestDataset(label_folder(folder, 'image,Mass,Patient ID', ['a.png,1,5', 'b.png,0,5.0', 'c.png,0,00005']))
+    assert data.table.patient_id.tolist() == [5, 5, 5] and data.table.patient_id.dtype.kind == 'i'
+    assert data_tables.patient_ids(['A7', '5.0', '05']).tolist() == ['A7', '5', '5']
+
+
+@pytest.mark.parametrize('name, pack', [('data.tsv', None), ('DATA.CSV', None), ('data.csv.gz', 'gzip'), ('labels.csv', None)])
+def test_a_table_by_another_name_or_compressed_is_found(folder, name, pack):
+    import gzip
+    label_folder(folder, 'image\tMass', ['a.png\t1', 'b.png\t0', 'c.png\t0'], name)
+    if pack: (folder/name).write_bytes(gzip.compress((folder/name).read_bytes()))
+    assert ChestDataset(folder).metadata_path.name == name and ChestDataset(folder).targets().sum() == 1
+
+
+def test_a_parquet_table_is_read_or_named(folder, monkeypatch):
+    label_folder(folder, 'x', [], 'notes.txt')
+    (folder/'data.parquet').write_bytes(b'PAR1' + b'\0'*20)
+    monkeypatch.setattr(data_rows.pd, 'read_parquet', lambda path: (_ for _ in ()).throw(ImportError('no pyarrow')))
+    assert 'is a Parquet file' in message(lambda: ChestDataset(folder)) and 'pip install pyarrow' in message(lambda: ChestDataset(folder))
+    monkeypatch.setattr(data_rows.pd, 'read_parquet', lambda path: pd.DataFrame({'image': ['a.png', 'b.png', 'c.png'], 'Mass': [1., np.nan, 0.], 'patient': [3, 3, 4]}))
+    data = ChestDataset(folder)
+    assert data.table.patient_id.tolist() == [3, 3, 4] and np.isnan(data.targets()[1, 0])
+
+
+def test_two_tables_that_could_be_the_one_are_refused(folder):
+    label_folder(folder, 'image,Mass', ['a.png,1'], 'first.csv')
+    write_text(folder/'second.csv', 'image,Mass\na.png,0\n')
+    assert 'first.csv, second.csv could each be the table' in message(lambda: ChestDataset(folder))
+
+
+def test_european_decimal_commas(folder):
+    header = NIH_HEADER.replace(',', ';')
+    make(folder, [row.replace(',', ';').replace('0.168', '0,168') for row in ROWS], header)
+    assert ChestDataset(folder).table.pixel_spacing_x.tolist() == [.168]*3
+
+
+def test_excel_utf16_text(folder):
+    make(folder)
+    (folder/'data.csv').write_bytes('\n'.join([NIH_HEADER, *ROWS]).replace(',', '\t').encode('utf-16'))
+    assert len(ChestDataset(folder)) == 3
+
+
+def test_a_table_pasted_twice_is_refused_in_no_time(tmp_path):
+    import time
+    nih = data_nih.nih_metadata()
+    path = data_tables.write_metadata(nih, tmp_path/'data.csv')
+    write_text(path, path.read_text() + path.read_text().split('\n', 1)[1])
+    started = time.perf_counter()
+    said = message(lambda: data_tables.read_metadata(path))
+    assert 'row 112122' in said and 'is already in row 2 (and 112119 more' in said and time.perf_counter() - started < 60
+
+
+def test_names_with_commas_quotes_and_formulas_are_written_and_read_back(folder):
+    names = ['a, b.png', '"q".png', '=1+1.png']
+    label_folder(folder, 'image,Mass', [f'"{name.replace(chr(34), chr(34)*2)}",1' for name in names], images=names)
+    data = ChestDataset(folder)
+    assert list(data.table.image) == names
+    again = data_tables.read_metadata(data_tables.write_metadata(data.table, folder/'again.csv'))
+    pd.testing.assert_frame_equal(again, data.table)
+    assert '\n=1' not in (folder/'again.csv').read_text()
+    boxes = pd.DataFrame({'image': names, 'finding': 'Mass', 'x': 1., 'y': 1., 'width': 2., 'height': 2.})
+    pd.testing.assert_frame_equal(data_boxes.read_boxes(data_boxes.write_boxes(boxes, folder/'boxes.csv')), boxes)
+
+
+# ---- files
+
+def test_decomposed_names_are_found_on_disk(folder):
+    label_folder(folder, 'image,Mass', ['Br\u00fcste.png,1'], images=['Bru\u0308ste.png'])
+    data = ChestDataset(folder)
+    assert list(data.table.image) == ['Br\u00fcste.png'] and data.check_images(progress=False) == 1
+
+
+def test_names_without_or_with_another_ending_are_matched_and_noted(folder):
+    label_folder(folder, 'image_id,Mass', ['a,1', 'b.jpg,0', 'c.png,0'])
+    data = ChestDataset(folder)
+    assert list(data.table.image) == ['a.png', 'b.png', 'c.png']
+    assert '2 images named otherwise on disk: a is a.png, b.jpg is b.png' in data.table.attrs['notes']
+    write_text(folder/'data.csv', 'image,Mass\na.jpg,1\na.tif,0\nb.png,0\nc.png,0\n')      # two rows cannot be one file
+    assert "the image 'a.jpg' is not in" in message(lambda: ChestDataset(folder))
+
+
+def test_exif_orientation_is_applied(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(PIXELS).rotate(90, expand=True).save(tmp_path/'x.png', exif=exif)
+    np.testing.assert_array_equal(np.asarray(data_images.read_image(tmp_path/'x.png')), PIXELS)
+    assert data_images.image_size(tmp_path/'x.png') == PIXELS.shape
+    Image.fromarray(PIXELS).rotate(90, expand=True).save(tmp_path/'x.jpg', exif=exif, quality=95)
+    assert data_images.read_image(tmp_path/'x.jpg').size == (64, 48) and data_images.image_size(tmp_path/'x.jpg') == (48, 64)
+
+
+def test_one_burnt_in_pixel_does_not_set_the_depth(tmp_path):
+    values = np.linspace(0, 4095, 64*48).round().astype(np.uint16).reshape(48, 64)
+    plain = np.asarray(data_images.grey_from_16_bit(Image.fromarray(values)))
+    values[0, 0] = 65535
+    marked = np.asarray(data_images.grey_from_16_bit(Image.fromarray(values)))
+    assert marked[0, 0] == 255 and (marked.ravel()[1:] == plain.ravel()[1:]).all()
+
+
+# ---- masks, lazily
+
+@pytest.mark.parametrize('key, value', [('Path', 'x/{}'), ('dicom_id', '{stem}'), ('image_id', '{stem}'), ('ImageID', '{}')])
+def test_other_key_columns_of_chexmask(folder, key, value):
+    frame = mask_frame().rename(columns={'Image Index': key})
+    frame[key] = [value.format(name, stem=name.removesuffix('.png')) for name in NAMES]
+    frame.to_csv(make(folder)/'segmentation.csv', index=False)
+    data = ChestDataset(folder)
+    assert data.masked_images == set(NAMES) and data.mask(NAMES[1], 'Left Lung').sum() == 400
+
+
+def test_masks_of_a_large_file_are_read_when_asked_for(folder, monkeypatch, tmp_path):
+    import chestnb.data.mask_index as index
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path/'cache'))
+    monkeypatch.setattr(index, 'LARGE', 10)
+    monkeypatch.setattr(data_dataset, 'LARGE', 10)
+    frame = mask_frame()
+    frame.loc[2, 'Heart'] = f'{48*64} 2'
+    path = data_masks.write_csv(make(folder)/'segmentation.csv', frame)
+    data = ChestDataset(folder)                                     # opening reads no mask
+    assert data.mask(NAMES[0], 'Left Lung').sum() == 400 and data.has_mask(NAMES[0]) and len(data.masked_images) == 3
+    assert "row 4: column 'Heart'" in message(lambda: data.mask(NAMES[2], 'Left Lung'))
+    assert "row 4: column 'Heart'" in message(lambda: data.check_images(progress=False))
+    monkeypatch.setattr(index, 'scan_masks', lambda path: pytest.fail('the notes were kept'))
+    assert ChestDataset(folder).mask(NAMES[1], 'Right Lung').sum() == 400
+    monkeypatch.undo()
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path/'cache'))
+    data_masks.write_segmentation(mask_frame()[::-1], path)         # a changed file is read anew; the open one notices
+    assert 'has changed since it was opened' in message(lambda: data.mask(NAMES[0], 'Left Lung'))
+    assert ChestDataset(folder).mask(NAMES[2], 'Left Lung').sum() == 400
+
+
+def test_masks_of_a_large_file_cost_little_memory(tmp_path):
+    "40 MB of masks, opened: well below the size of the file."
+    import subprocess, sys
+    row = ',1,1,"' + '1,2,'*100 + '1",' + '1 1 ' * 3000 + ',' + '2 1 '*3000 + ',,64,64\n'
+    with open(tmp_path/'segmentation.csv', 'w') as file:
+        file.write('Image Index,Dice RCA (Mean),Dice RCA (Max),Landmarks,Left Lung,Right Lung,Heart,Height,Width\n')
+        for i in range(1700): file.write(f'{i}.png{row}')
+    code = (f"import tracemalloc; from chestnb.data.mask_index import MaskFile; tracemalloc.start(); f = MaskFile({str(tmp_path/'segmentation.csv')!r}); "
+            "print(len(f), tracemalloc.get_traced_memory()[1])")
+    n, peak = map(int, subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.split())
+    assert n == 1700 and peak < (tmp_path/'segmentation.csv').stat().st_size/10
+
+
+# ---- boxes of others
+
+def test_boxes_saved_by_pandas_and_of_rsna(folder):
+    make(folder)
+    write_text(folder/'boxes.csv', 'Unnamed: 0,Image Index,Finding Label,Bbox [x,y,w,h],Unnamed: 6\n0,' + NAMES[0] + ',Infiltrate,1,2,3,4,\n')
+    assert ChestDataset(folder).boxes.iloc[0].tolist() == [NAMES[0], 'Infiltration', 1, 2, 3, 4]
+    write_text(folder/'boxes.csv', f'patientId,x,y,width,height,Target\n{NAMES[1][:-4]},,,,,0\n{NAMES[0][:-4]},1,2,3,4,1\n')
+    with pytest.raises(UserError, match='unknown finding'): data_boxes.read_boxes(write_text(folder/'bad.csv', 'image,finding,x,y,w,h\na.png,Tumour,1,1,1,1\n'))
+    label_folder(folder/'one', 'image,Pneumonia', ['a.png,1', 'b.png,0', 'c.png,0'])
+    write_text(folder/'one'/'boxes.csv', 'patientId,x,y,width,height,Target\nb,,,,,0\na,1,2,3,4,1\n')
+    assert ChestDataset(folder/'one').boxes.values.tolist() == [['a.png', 'Pneumonia', 1, 2, 3, 4]]
+
+
+def test_a_set_with_one_finding_has_a_summary_and_no_nih_release(folder):
+    data = ChestDataset(label_folder(folder, 'image,Pneumonia', ['a.png,1', 'b.png,', 'c.png,0']))
+    summary = data.summary()
+    assert list(summary.loc['class'].index) == ['Pneumonia', NO_FINDING] and data.release == 'subset/unknown'
+    assert summary.loc[('class', 'Pneumonia'), ['images', 'percent', 'note']].tolist() == [1, 50, 'unknown in 1 image'] and 'Pneumonia' in data._repr_html_()
+
+
+def test_chestnb_data_may_be_any_data_set(folder, monkeypatch, tmp_path):
+    label_folder(folder, 'image,Mass', ['a.png,1', 'b.png,0', 'c.png,0'], 'labels.csv')
+    monkeypatch.setenv('CHESTNB_DATA', str(folder))
+    assert data_dataset.embedded_dataset() == folder
+    monkeypatch.setenv('CHESTNB_DATA', str(tmp_path/'nowhere'))
+    assert 'CHESTNB_DATA' in message(data_dataset.embedded_dataset) and 'unset the variable' in message(data_dataset.embedded_dataset)

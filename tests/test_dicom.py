@@ -16,7 +16,7 @@ from pydicom.uid import RLELossless
 
 import chestnb.data.dicom as data_dicom
 from chestnb.data.dicom import bulk_range, describe_dicom, read_dicom, voi_windows, write_dicom
-from chestnb.data.dicom_header import (age_text, body_part, dicom_columns, dicom_row, dicom_size, follow_ups, is_dicom, patient_numbers, patient_texts, sex_text,
+from chestnb.data.dicom_header import (age_text, body_part, dicom_columns, dicom_row, dicom_size, follow_ups, is_dicom, patient_numbers, patients_of_headers, sex_text,
     view_position, why_refused)
 from chestnb.core.errors import UserError
 
@@ -408,8 +408,8 @@ def test_one_patient_with_and_without_issuer_is_one_patient(tmp_path):
 
 
 def test_one_id_from_two_issuers_is_two_patients_and_without_issuer_ambiguous(tmp_path):
-    assert len(set(patient_texts([('17', 'North'), ('17', 'South'), ('17', 'north')], ['a', 'b', 'c']))) == 2
-    said = message(lambda: patient_texts([('17', 'North'), ('17', 'South'), ('17', '')], ['a', 'b', 'c.dcm']))
+    assert len(set(patients_of_headers([('17', 'North'), ('17', 'South'), ('17', 'north')], ['a', 'b', 'c']))) == 2
+    said = message(lambda: patients_of_headers([('17', 'North'), ('17', 'South'), ('17', '')], ['a', 'b', 'c.dcm']))
     assert said.startswith("c.dcm: the Patient ID '17' was issued by 'North' and by 'South'")
 
 
@@ -570,6 +570,14 @@ def test_writer_refuses_unknown_keywords(tmp_path):
                                        ('P.A.', 'PA'), ('AP Supine', 'AP'), ('AP_SUPINE', 'AP'), ('CHEST PA', 'PA'), ('POSTEROANTERIOR', 'PA'), ('ERECT', ''), ('UNKNOWN', ''),
                                        ('AP/PA', ''), ('PA AND LATERAL', 'PA AND LATERAL'), ('RPO', 'RPO'), ('L', 'L')])
 def test_view_position(said, view): assert view_position(header(ViewPosition=said)) == view
+
+
+@pytest.mark.parametrize('said,view', [('Chest PA', 'PA'), ('CHEST AP PORTABLE', 'AP'), ('THORAX LAT', 'THORAX LAT'), ('Chest lateral', 'Chest lateral'), ('CHEST PA AND LATERAL', ''),
+                                       ('flat panel', ''), ('PA or AP', ''), ('', '')])
+def test_a_lateral_that_only_the_series_names_is_no_frontal_view(said, view):
+    dicom = header(SeriesDescription=said, Rows=4, Columns=4, PhotometricInterpretation='MONOCHROME2')
+    assert view_position(dicom) == view and bool(why_refused(dicom)) == (view not in ('', 'PA', 'AP'))
+    assert view_position(header(SeriesDescription=said, ViewPosition='AP')) == 'AP'                  # the entry made for it goes first
 
 
 @pytest.mark.parametrize('meaning,view', [('postero-anterior', 'PA'), ('Antero-posterior projection', 'AP'), ('left lateral', 'left lateral')])

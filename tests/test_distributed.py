@@ -7,7 +7,8 @@ from chestnb.data.dataset import ChestDataset
 from chestnb.data.augment import XrayAugment
 from chestnb.data.datablock import chest_dataloaders
 from chestnb.data.loaders import seed_dataloaders
-from chestnb.model.distributed import ProcessShare, gather, images_per_process, join_processes, loaders_of, lost_process, n_processes
+from chestnb.model.distributed import (ProcessShare, first_decides, gather, images_per_process, join_processes, loaders_of, lost_process,
+                                       n_processes)
 from chestnb.core.errors import UserError
 from chestnb.evaluation.metrics import macro_auroc
 from chestnb.data.parts import images_in, save_split
@@ -71,9 +72,9 @@ def test_same_order_other_augmentation(dataset):
     def drawn(process):
         seed_dataloaders(dls, 0, 3, process)
         augment = next(t for t in dls.train.after_batch.fs if isinstance(t, XrayAugment))
-        return dls.train.get_idxs(), augment.rng.uniform(size=4)
+        return dls.train.get_idxs(), augment.draws(2, torch.device('cpu'))
     (order, a), (same_order, b) = drawn(0), drawn(1)
-    assert order == same_order and not np.allclose(a, b)
+    assert order == same_order and not torch.allclose(a, b)
     assert loaders_of([ProcessShare(dls.train, rank=0, world_size=2)])[0] is dls.train
 
 
@@ -94,6 +95,61 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
     with pytest.raises(UserError, match='which has 2 GPU'): join_processes()
 
 
+STOPPED = '''
+import sys, threading, time
+from chestnb.model.distributed import listens_for_the_end
+with listens_for_the_end():
+    print('epoch   1, not flushed')
+    print('ready', file=sys.stderr, flush=True)
+    {waits}
+'''
+
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='no SIGTERM between processes on Windows')
+@pytest.mark.parametrize('waits', ['time.sleep(60)', "sum(i*i for i in range(10**12))", "import ctypes; ctypes.CDLL(None).sleep(60)"], ids=['asleep', 'busy', 'in C'])
+def test_a_launched_process_that_is_ended_says_its_sentence_whatever_it_is_doing(waits):
+    "The launcher may end the survivor (SIGTERM) before it has noticed that the other is gone"
+    running = subprocess.Popen([sys.executable, '-c', STOPPED.format(waits=waits)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               env={**ENV, 'WORLD_SIZE': '2', 'RANK': '1'})
+    assert running.stderr.readline() == 'ready\n'
+    time.sleep(.1)
+    started = time.time()
+    running.terminate()
+    said, complained = running.communicate(timeout=60)
+    assert time.time() - started < 10 and running.returncode == 143
+    assert complained.count('another process of this run has ended') == 1 and '--resume' in complained
+    assert 'epoch   1' in said
+
+
+def test_signals_are_as_before_when_all_went_well(monkeypatch):
+    from chestnb.model.distributed import listens_for_the_end
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    with listens_for_the_end(): assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before and signal.set_wakeup_fd(-1) == -1
+
+
+def test_the_first_process_decides_for_all(monkeypatch):
+    import chestnb.model.distributed as distributed
+    def refuse(): raise UserError('taken')
+    with pytest.raises(UserError, match='taken'): first_decides(refuse)
+    monkeypatch.setattr(distributed, 'is_first_process', lambda: False)
+    monkeypatch.setattr(distributed, 'gather', lambda own: [(5, None), own])
+    assert first_decides(lambda: pytest.fail('only the first may ask')) == 5
+    monkeypatch.setattr(distributed, 'gather', lambda own: [(None, UserError('taken')), own])
+    with pytest.raises(UserError, match='taken'): first_decides(lambda: 5)
+
+
+def test_a_held_run_folder_is_refused_by_every_process_of_a_launch(dataset, few, tmp_path):
+    from chestnb.core.locks import folder_lock
+    (tmp_path/'run').mkdir()
+    with folder_lock(tmp_path/'run', 'somebody else'):
+        done = launch(tmp_path, few, dataset, '--epochs', 1)
+        _, complained = done.communicate(timeout=300)
+    assert done.returncode != 0 and complained.count('somebody else (process') == 2, complained # both say why, nobody waits
+    assert not (tmp_path/'run/config.json').exists()
+
+
 def test_two_processes_gather_the_score_of_one_and_one_writes(dataset, few, tmp_path):
     done = launch(tmp_path, few, dataset, '--epochs', 2)
     said, complained = done.communicate(timeout=300)
@@ -112,6 +168,7 @@ def test_a_killed_process_ends_the_run_with_a_sentence_and_the_checkpoint_resume
     running, history = launch(tmp_path, few, dataset, '--epochs', 60), tmp_path/'run'/'history.csv'
     deadline = time.time() + 240
     while not history.exists() and running.poll() is None and time.time() < deadline: time.sleep(.05)
+    if running.poll() is not None: pytest.fail(f'the run ended by itself: {running.communicate()[1][-2000:]}')
     children = [c for c in psutil.Process(running.pid).children() if 'RANK' in c.environ()]
     next(c for c in children if c.environ()['RANK'] == '1').send_signal(signal.SIGKILL)
     _, complained = running.communicate(timeout=120)

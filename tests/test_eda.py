@@ -285,3 +285,69 @@ def test_a_given_axes_is_used(toy):
 def test_import_needs_no_torch():
     code = "import sys, chestnb.data.eda; assert not {'torch', 'fastai', 'torchxrayvision'} & set(sys.modules)"
     subprocess.run([sys.executable, '-c', code], check=True)
+
+
+# ---- what is not known
+
+@pytest.fixture
+def gaps():
+    "Six images of three patients: one label, one view and one sex are unknown."
+    table = make_table((1, 0, 'Mass'), (1, 1, 'Mass|Effusion'), (1, 2, 'No Finding'), (2, 0, 'Effusion'), (3, 0, 'No Finding'), (3, 1, 'No Finding'))
+    table['Mass'] = [1, 1, np.nan, 0, 0, 0]
+    table['view_position'] = ['PA', 'AP', None, 'PA', 'PA', None]
+    return table
+
+
+def test_unknown_labels_are_left_out_of_every_count(gaps):
+    counts = data_eda.finding_table(gaps)
+    assert counts.loc['Mass', ['images', 'patients', 'image_share', 'negatives_per_positive']].tolist() == [2, 1, .4, 1.5]
+    assert data_eda.labels_per_image(gaps)['images'].to_dict() == {0: 2, 1: 2, 2: 1}
+    assert data_eda.batches_without(gaps, 1)['Mass'] == pytest.approx(.6)
+    assert data_eda.all_negative_accuracy(gaps) == pytest.approx(1 - 4 / (6 * 14 - 1))
+    pair = data_eda.cooccurrence(gaps).set_index(['finding', 'other']).loc[('Effusion', 'Mass')]
+    assert (pair['observed'], pair['expected']) == (1, pytest.approx(2 * 2 / 5))
+    shift = data_shift.split_shift(gaps, pd.Series([True, False] * 3))
+    assert shift.loc['Mass', ['train', 'test']].tolist() == [pytest.approx(1 / 3), .5]
+
+
+def test_unknown_views_are_a_group_of_their_own_or_left_out(gaps):
+    by_view = data_prevalence.prevalence_by(gaps, 'view_position', ('Mass',)).set_index('view_position')
+    assert by_view['images'].to_dict() == {'AP': 1, 'PA': 3, 'unknown': 1}
+    population = data_shift.population_shift(gaps, pd.Series([False] * 3 + [True] * 3))
+    assert population.loc['AP views, %'].tolist() == [50, 0]
+    pairs = data_eda.cooccurrence(gaps.assign(Mass=1.), within='view_position').set_index(['finding', 'other'])
+    assert pairs.loc[('Effusion', 'Mass'), 'observed'] == 2          # images without a view are counted, too
+
+
+@pytest.mark.filterwarnings('error')
+def test_sex_and_view_unknown_for_all_are_not_zero_percent(toy):
+    nobody = toy.assign(sex=pd.Series([np.nan] * 6, dtype='str'), view_position=pd.Series([np.nan] * 6, dtype='str'), age=np.nan)
+    population = data_shift.population_shift(nobody, pd.Series([True, False] * 3))
+    assert population.loc[['AP views, %', 'men, %', 'median age, years']].isna().all().all()
+    with pytest.raises(UserError, match='sex is unknown for all 6 images'): data_prevalence.prevalence_by(nobody, 'sex')
+
+
+def test_persistence_does_not_order_arbitrarily(toy):
+    with pytest.raises(UserError, match='order of the images is unknown for all'):
+        data_followup.persistence(toy[toy.patient_id != 2].assign(follow_up=np.nan))
+    partly = toy.assign(follow_up=[0, 1, np.nan, 0, 0, 1])               # patient 1 has a gap
+    result = data_followup.persistence(partly)
+    assert result.attrs['left_out'] == 3 and result.loc['Mass', 'persistence_pairs'] == 0
+    for order in (partly, partly[::-1], partly.sample(frac=1, random_state=1)):
+        pd.testing.assert_frame_equal(data_followup.persistence(order), result)
+    twice = toy.assign(follow_up=[0, 1, 1, 0, 0, 1])                     # patient 1 has two images with one number
+    pd.testing.assert_frame_equal(data_followup.persistence(twice), result)
+    assert '3 images' in data_followup.plot_persistence(data_followup.persistence(pd.concat([partly, make_table((4, 0, 'Mass'), (4, 1, 'Mass'))]))).get_title()
+
+
+def test_own_findings_and_a_single_one(toy):
+    own = toy.rename(columns={'Mass': 'Fracture'})[['patient_id', 'follow_up', 'Fracture', 'Effusion', 'No Finding']]
+    own.attrs['findings'] = ('Fracture', 'Effusion')
+    assert list(data_eda.finding_table(own).index) == ['No Finding', 'Fracture', 'Effusion']
+    assert data_eda.cooccurrence(own)[['finding', 'other', 'observed']].values.tolist() == [['Fracture', 'Effusion', 1]]
+    assert data_eda.plot_cooccurrence(data_eda.cooccurrence(own), minimum_expected=0).get_title().startswith('Fracture and Effusion')
+    assert data_followup.persistence(own).loc['Fracture', 'persistence'] == .5
+    single = own.drop(columns='Effusion')
+    single.attrs['findings'] = ('Fracture',)
+    assert data_eda.imbalance_ratio(single) == 1 and len(data_eda.cooccurrence(single)) == 0
+    with pytest.raises(UserError, match='1 finding, expected two'): data_eda.plot_cooccurrence(data_eda.cooccurrence(single))

@@ -29,7 +29,7 @@ from chestnb.data.dataset import ChestDataset
 from chestnb.data.findings import FINDINGS, NO_FINDING
 from chestnb.data.nih import is_official_test, nih_metadata
 from chestnb.data.provenance import CHESTMNIST_PROVENANCE, NIH_PROVENANCE
-from chestnb.data.tables import patients_unknown, read_metadata
+from chestnb.data.tables import patients_unknown
 from chestnb.data.download import FetchRecord, RemoteFile, bytes_of, fetch_file, md5_of, request_headers, retry_after
 from chestnb.data.archives import NIH_ARCHIVES, chosen_archives, fetch_nih, images_of_archives, run_all, unpack, write_ours
 from chestnb.data.chestmnist import chestmnist_file, chestmnist_findings, fetch_chestmnist, npz_stream
@@ -794,7 +794,7 @@ def test_unexpected_missing_and_double_images(tmp_path):
     assert {p.name for p in (tmp_path/'images').iterdir()} == {a, b}
 
 
-@pytest.mark.parametrize('content', [b'', b'not gzip', tar_of([('images/00000001_000.png', bytes(9000))])[:60]])
+@pytest.mark.parametrize('content', [b'', b'not gzip', tar_of([('images/00000001_000.png', bytes(9000))])[:60]], ids=['empty', 'no gzip', 'cut off'])
 def test_a_broken_archive(tmp_path, content):
     (tmp_path/'a.tar.gz').write_bytes(content)
     (tmp_path/'images').mkdir()
@@ -958,6 +958,30 @@ def test_chestmnist_without_a_connection_leaves_nothing(mnist):
     assert not folder.exists()
 
 
+def test_chestmnist_images_are_on_the_disk_before_the_file_goes(mnist, monkeypatch):
+    folder, arrays, server, remote = mnist
+    synced, original = [], data_chestmnist.sync_files
+    def sync(paths):
+        paths = [Path(path) for path in paths]
+        assert (folder/remote.name).exists() and FetchRecord(folder).get('chestmnist', 'images') is None
+        synced.extend(path.name for path in paths)
+        original(paths)
+    monkeypatch.setattr(data_chestmnist, 'sync_files', sync)
+    fetch_chestmnist(folder, 28, remote=remote, remove_archives=True, progress=False)
+    assert sorted(synced) == sorted(p.name for p in (folder/'images').iterdir()) and len(synced) == 11 and not (folder/remote.name).exists()
+
+
+def test_an_empty_chestmnist_image_does_not_count_as_finished(mnist):
+    folder, arrays, server, remote = mnist
+    fetch_chestmnist(folder, 28, remote=remote, progress=False)
+    path = folder/'images'/'chestmnist_val_00001.png'
+    whole = path.read_bytes()
+    path.write_bytes(b'')
+    server.forget()
+    fetch_chestmnist(folder, 28, remote=remote, progress=False)
+    assert path.read_bytes() == whole and not server.requests
+
+
 def test_two_sizes_do_not_mix(mnist):
     folder, arrays, server, remote = mnist
     fetch_chestmnist(folder, 28, remote=remote, progress=False)
@@ -1026,23 +1050,6 @@ def test_npz_is_read_like_numpy_reads_it(tmp_path, compressed):
             assert shape == expected.shape and np.array_equal(np.stack(rows), expected)
 
 
-# The contract's "unknown for the whole set"
-
-
-def test_unknown_is_all_or_nothing(tmp_path, table):
-    from chestnb.data.tables import MAY_BE_UNKNOWN, METADATA_COLUMNS, write_metadata
-    write_metadata(table, tmp_path/'data.csv')
-    frame = pd.read_csv(tmp_path/'data.csv', dtype=str, keep_default_na=False)
-    for name in MAY_BE_UNKNOWN:
-        nih_name = METADATA_COLUMNS[name][0]
-        frame.assign(**{nih_name: ''}).to_csv(tmp_path/'all.csv', index=False)
-        assert read_metadata(tmp_path/'all.csv')[name].isna().all()
-        some = frame.copy()
-        some.loc[3, nih_name] = ''
-        some.to_csv(tmp_path/'some.csv', index=False)
-        with pytest.raises(UserError, match=re.escape(f"row 5: column {nih_name!r}")): read_metadata(tmp_path/'some.csv')
-
-
 # The commands
 
 
@@ -1050,7 +1057,7 @@ def test_the_commands_call_these_functions(small, mnist, monkeypatch, capsys):
     from chestnb.commands.data import chestnb_chestmnist, chestnb_nih
     monkeypatch.setattr(data_archives, 'NIH_ARCHIVES', small.archives)
     monkeypatch.setattr(data_archives, 'nih_metadata', lambda: small.table.copy())
-    monkeypatch.setattr(data_archives, 'official_split', lambda table: pd.DataFrame({'image': table.image, 'patient_id': table.patient_id, 'part': 'train'}))
+    monkeypatch.setattr(data_archives, 'nih_split', lambda: pd.DataFrame({'image': small.table.image, 'patient_id': small.table.patient_id, 'part': 'train'}))
     chestnb_nih(str(small.folder), archives='1,3', connections=2, remove_archives=True)
     small.is_right([1, 3], archives=False)
     folder, arrays, server, remote = mnist

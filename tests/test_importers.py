@@ -17,7 +17,8 @@ from chestnb.data.dataset import ChestDataset
 from chestnb.data.dicom import write_dicom
 from chestnb.data.import_sources import candidates, padchest_labels, table_headers
 from chestnb.data.import_tables import ImportRules
-from chestnb.data.importers import FileIndex, import_source, import_torchxrayvision, plain_names
+from chestnb.data.import_files import FileIndex, flat_names
+from chestnb.data.importers import import_source, import_torchxrayvision
 from chestnb.data.provenance import Provenance, read_provenance
 
 CHEXPERT = ('Path,Sex,Age,Frontal/Lateral,AP/PA,No Finding,Enlarged Cardiomediastinum,Cardiomegaly,Lung Opacity,Lung Lesion,Edema,Consolidation,Pneumonia,'
@@ -127,6 +128,8 @@ def test_policies_for_uncertain_and_empty_labels(tmp_path, rules, opacity, devic
     dataset, _, _ = brought(chexpert(tmp_path/'source'), tmp_path/'data', **rules)
     one = 'patient00001_study1_view1_frontal.jpg'
     assert labels(dataset, 'Lung Opacity')[one] == opacity and labels(dataset, 'Support Devices')[one] == devices
+    stated = read_provenance(tmp_path/'data').label_release                          # labels that a policy made are called so for good
+    assert stated == f"train.csv, uncertain labels: {rules.get('unknown', 'mask')}, empty labels: {rules.get('blank') or rules['unknown']}"
 
 
 def test_empty_labels_do_not_become_positive_by_a_word_about_uncertain_ones(tmp_path):
@@ -304,11 +307,19 @@ def test_kaggles_sample(tmp_path):
 
 
 def test_kaggles_224_copy_with_boxes(tmp_path):
-    write(tmp_path/'source/Data_Entry_2017.csv', NIH, '00013118_008.png,Atelectasis,8,13118,69,M,PA,2500,2048,0.14,0.14', '00013118_009.png,No Finding,9,13118,69,M,PA,2500,2048,0.14,0.14')
+    write(tmp_path/'source/Data_Entry_2017.csv', NIH, '00013118_008.png,Atelectasis,8,13118,69,M,PA,2500,2048,0.14,0.14', '00013118_002.png,No Finding,2,13118,69,M,PA,2500,2048,0.14,0.14')
     write(tmp_path/'source/BBox_List_2017.csv', 'Image Index,Finding Label,Bbox [x,y,w,h],,,', '00013118_008.png,Atelectasis,225.0,547.0,86.0,79.0')
-    for name in ('00013118_008', '00013118_009'): picture(tmp_path/f'source/images-224/images-224/{name}.png', size=(224, 224))
+    for name in ('00013118_008', '00013118_002'): picture(tmp_path/f'source/images-224/images-224/{name}.png', size=(224, 224))
     dataset, _, _ = brought(tmp_path/'source', tmp_path/'data')
     assert np.allclose(dataset.boxes[['x', 'y', 'width', 'height']], np.array([[225, 547, 86, 79]])*224/1024) and dataset.provenance.label_release == '2017'
+
+
+def test_a_table_in_nihs_format_is_not_nihs_because_of_it(tmp_path):
+    write(tmp_path/'source/data.csv', NIH, 'ours_1.png,Mass,0,1,58,M,PA,12,10,0.1,0.1', 'ours_2.png,No Finding,0,2,58,M,PA,12,10,0.1,0.1')
+    for name in ('ours_1.png', 'ours_2.png'): picture(tmp_path/'source/images'/name)
+    assert brought(tmp_path/'source', tmp_path/'data')[0].provenance.name == 'unknown'
+    (tmp_path/'source/dataset.json').write_text(json.dumps(dict(name='phantoms', synthetic=True)))
+    assert brought(tmp_path/'source', tmp_path/'other')[0].is_synthetic
 
 
 # ---- a table of one's own
@@ -345,6 +356,15 @@ def test_columns_that_are_not_there_are_named_with_those_that_are(tmp_path, chan
     assert said in message(import_source, own(tmp_path/'source'), tmp_path/'data', ImportRules(**rules)) and not (tmp_path/'data').exists()
 
 
+@pytest.mark.parametrize('column,cell,said', [('Gender', 'weiblich', "row 3: column 'Gender': 'weiblich' is none of M, F"), ('Alter', 'old', None), ('Age', 'old', "row 3: column 'Age': 'old' is not an age")])
+def test_facts_that_a_table_spells_strangely_are_refused_by_row(tmp_path, column, cell, said):
+    write(tmp_path/'source/t.csv', f'image,pid,Mass,{column}', '1.png,1,1,', f'2.png,1,0,{cell}')
+    for k in '12': picture(tmp_path/f'source/{k}.png')
+    rules = ImportRules(image='image', patient='pid', labels='Mass')
+    if said: assert said in message(import_source, tmp_path/'source', tmp_path/'data', rules)
+    else: assert len(import_source(tmp_path/'source', tmp_path/'data', rules, progress=False)[0]) == 2     # not one of our columns
+
+
 def test_an_image_in_two_rows_is_refused(tmp_path):
     write(tmp_path/'source/t.csv', 'image,pid,Mass', '1.png,1,1', '1.png,1,0')
     picture(tmp_path/'source/1.png')
@@ -377,7 +397,7 @@ def test_a_kind_can_be_named_where_two_sources_share_a_folder(tmp_path):
 def test_tables_that_are_no_tables_do_not_stop_the_search(tmp_path):
     (tmp_path/'x.csv').write_bytes(b'\x89PNG\0\0\xff\xfe')
     (tmp_path/'empty.csv').write_bytes(b'')
-    write(tmp_path/'deep/er/train.csv', CHEXPERT)
+    write(tmp_path/'deep/train.csv', CHEXPERT)
     assert list(candidates(table_headers(tmp_path)).values()) == ['chexpert']
 
 
@@ -388,7 +408,7 @@ def test_unreadable_and_missing_images_are_left_out_and_listed(tmp_path):
     (root/'a/1.png').write_bytes(b'no image')
     (root/'b/1.png').unlink()
     dataset, told, left_out = brought(root, tmp_path/'data', image='Datei', patient='Wer', labels='Fracture')
-    assert dataset.table.image.tolist() == ['2.png'] and left_out['b/1.png'] == 'not on disk' and left_out['a/1.png'].startswith('cannot be read as an image')
+    assert dataset.table.image.tolist() == ['2.png'] and left_out['b/1.png'] == 'not on disk' and left_out['a/1.png'].startswith('cannot be read as an image') and str(tmp_path) not in left_out['a/1.png']
     assert 'not on disk: 1' in told
 
 
@@ -415,6 +435,15 @@ def test_a_name_that_fits_two_files_is_ambiguous_and_left_out(tmp_path):
     assert files.find('some/y/1.png')[0] == str(tmp_path/'y/1.png') and files.find('y/1.jpg')[0] == str(tmp_path/'y/1.png')
 
 
+def test_capitals_and_accents_of_another_system_are_the_same_name(tmp_path):
+    import unicodedata
+    for place, name in (('a', 'BILD_1.PNG'), ('b', unicodedata.normalize('NFD', 'Bild_ä.png')), ('c', 'x.png'), ('c', 'X.png')): picture(tmp_path/place/name)
+    files = FileIndex(tmp_path)
+    assert files.find('bild_1.png')[0] == str(tmp_path/'a/BILD_1.PNG') and files.find(unicodedata.normalize('NFC', 'B/Bild_ä.png'), 1)[0].startswith(str(tmp_path/'b'))
+    assert files.find('X.png')[0] == str(tmp_path/'c/X.png') and files.find('x.jpg')[0] == ''        # the very name goes first; without it, two fit
+    assert flat_names([unicodedata.normalize('NFD', 'ä.png')]) == [unicodedata.normalize('NFC', 'ä.png')]
+
+
 def test_links_are_followed_once(tmp_path):
     picture(tmp_path/'source/real/1.png')
     os.symlink(tmp_path/'source', tmp_path/'source/real/around')
@@ -425,11 +454,31 @@ def test_links_are_followed_once(tmp_path):
 @pytest.mark.parametrize('paths', [['a/b.png', 'A/B.png'.replace('A', 'c')], ['x/1.png', 'X/1.png', 'y/1.png'], ['=cmd.png'], ['.hidden/1.png', 'a/1.png'], ['p 1/ü.png'], ['a/b/1.png', 'b/1.png']])
 def test_image_names_are_plain_and_unique(paths):
     if paths[:2] == ['x/1.png', 'X/1.png']:
-        assert 'cannot be told apart' in message(plain_names, paths)
+        assert 'cannot be told apart' in message(flat_names, paths)
         return
-    names = plain_names(paths)
+    names = flat_names(paths)
     assert len({name.casefold() for name in names}) == len(paths)
     assert all(not set(name) & set('/\\=: ') and name[0] not in '.-' for name in names)
+
+
+def test_looking_for_files_does_not_grow_with_the_square_of_their_number(tmp_path, monkeypatch):
+    "All images of CheXpert are called view1_frontal.jpg."
+    from chestnb.data import import_files
+    names = [f'CheXpert-v1.0-small/train/patient{i:05}/study1/view1_frontal.jpg' for i in range(300)]
+    for name in names: picture(tmp_path/name, size=(1, 1))
+    calls, real = [], import_files.agreement
+    monkeypatch.setattr(import_files, 'agreement', lambda *arguments: calls.append(1) or real(*arguments))
+    files = FileIndex(tmp_path)
+    assert [files.find(name, 2) for name in names] == [(str(tmp_path/name), '') for name in names] and len(calls) == 300
+
+
+def test_dicom_files_without_ending_are_found(tmp_path):
+    for name in ('series/IM0001', 'series/1.2.840.113619.2'): write_dicom(np.full((8, 8), 100, np.uint8), tmp_path/'source'/name, {'ViewPosition': 'AP', 'WindowCenter': 128, 'WindowWidth': 256}, bits=8)
+    (tmp_path/'source/series/README').write_text('a text')
+    write(tmp_path/'source/t.csv', 'image,pid,Mass', 'IM0001,1,1', '1.2.840.113619.2,2,0', 'README,3,0')
+    dataset, _, left_out = brought(tmp_path/'source', tmp_path/'data', image='image', patient='pid', labels='Mass')
+    assert dataset.table.image.tolist() == ['IM0001', '1.2.840.113619.2'] and dataset.table.view_position.tolist() == ['AP', 'AP'] and left_out == {'README': 'not on disk'}
+    assert grey_of(dataset, 'IM0001') == 100
 
 
 # ---- whole or absent
@@ -465,7 +514,9 @@ def test_a_folder_that_is_there_is_not_overwritten_and_a_strangers_not_even_with
     assert dataset.findings == ('Edema',) and (tmp_path/'data/my notes.txt').read_text() == 'mine'
     (tmp_path/'theirs').mkdir()
     (tmp_path/'theirs/file').write_text('x')
-    assert 'was not written by this command' in message(import_source, tmp_path/'source', tmp_path/'theirs', overwrite=True)
+    only = write(tmp_path/'source/less.csv', CHEXPERT, (tmp_path/'source/train.csv').read_text().splitlines()[1])
+    assert len(import_source(only, tmp_path/'data', overwrite=True, progress=False)[0]) == 1 and len(list((tmp_path/'data/images').iterdir())) == 1
+    assert 'was not written by this command' in message(import_source, only, tmp_path/'theirs', overwrite=True)
     assert tree(tmp_path/'theirs') == {'file': b'x'}
 
 

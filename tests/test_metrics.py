@@ -24,7 +24,7 @@ def one_finding(draw):
 
 
 @given(one_finding())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_equal_to_scikit_learn(data):
     target, score = data
     assert auroc(target, score) == pytest.approx(roc_auc_score(target, score), abs=1e-12)
@@ -38,7 +38,7 @@ def test_equal_to_scikit_learn(data):
 
 
 @given(one_finding(), st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_weights_are_repeated_images(data, more):
     target, score = data
     units = more.draw(hnp.arrays(np.int64, len(target), elements=st.integers(0, 9)))

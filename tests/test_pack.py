@@ -149,7 +149,7 @@ def test_every_pixel_is_that_of_the_file(dataset, size, workers):
     made = pack(dataset, size, workers=workers)
     assert made.pixels.shape == (N, size, size) and made.pixels.dtype == np.uint8
     assert made.images == list(dataset.table.image) and right(made, dataset)
-    assert sorted(p.name for p in made.path.parent.iterdir()) == [f'.{size}.lock', made.data_path.name, f'{size}.json']
+    assert sorted(p.name for p in made.path.parent.iterdir()) == [made.data_path.name, f'{size}.json']
     assert verify_pack(made, progress=False) == N
     assert np.array_equal(np.load(made.data_path), made.pixels) # any program can open it
 
@@ -562,7 +562,7 @@ def test_packing_needs_little_memory(tmp_path, template):
     for name in names[1:]: os.symlink(tmp_path/'images'/names[0], tmp_path/'images'/name)
     row = ChestDataset(template).table.iloc[[0]]
     write_metadata(pd.concat([row.assign(image=name) for name in names], ignore_index=True), tmp_path/'data.csv')
-    code = ('import sys, resource; from chestnb.pack import pack_images; from chestnb.dataset import ChestDataset; '
+    code = ('import sys, resource; from chestnb.data.pack import pack_images; from chestnb.data.dataset import ChestDataset; '
             'pack_images(ChestDataset(sys.argv[1]), 512, workers=2, progress=False); '
             'print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, *(l.split()[1] for l in open("/proc/self/status") if "VmHWM" in l))')
     done = subprocess.run([sys.executable, '-c', code, str(tmp_path)], capture_output=True, text=True, check=True)
@@ -642,7 +642,7 @@ def test_bad_sizes(given):
 @pytest.mark.parametrize('content', ['null', '{}', '[]', '{"recipe": 3}'])
 def test_a_file_that_is_no_index_is_named(tmp_path, content):
     (tmp_path/'32.json').write_text(content)
-    with pytest.raises(UserError, match='32.json: is not the index of a pack'): Pack(tmp_path/'32.json')
+    with pytest.raises(UserError, match='32.json: .* the index of a pack'): Pack(tmp_path/'32.json')
 
 
 def test_negative_workers_are_refused(embedded):

@@ -99,8 +99,8 @@ def test_findings_may_be_given_in_any_order():
 
 @pytest.mark.parametrize('finding', FINDINGS)
 def test_every_finding_changes_the_image(finding):
-    healthy, ill = render(Anatomy(5), {}, seed=1).image.astype(int), render(Anatomy(5), {finding: .8}, seed=1).image.astype(int)
-    assert (np.abs(healthy-ill)>10).sum()>=15
+    healthy, changed = render(Anatomy(5), {}, seed=1).image.astype(int), render(Anatomy(5), {finding: .8}, seed=1).image.astype(int)
+    assert (np.abs(healthy-changed)>10).sum()>=15
 
 
 @pytest.mark.parametrize('size', [64, 128, 200, 256])

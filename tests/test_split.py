@@ -10,9 +10,9 @@ from chestnb.data.findings import CLASSES
 from chestnb.data.nih import nih_metadata
 from chestnb.core.errors import UserError
 from chestnb.data.parts import DEFAULT_FRACTIONS, check_fractions, images_in, load_split, match_split, save_split, shared_patients
-from chestnb.data.leakage import LeakageError, audit_split, duplicate_images
+from chestnb.data.leakage import LeakageError, audit_split, duplicate_images, refuse_trained_patients
 from chestnb.data.split import assign_parts, deviation, image_split, patient_counts, patient_kfold, patient_split, rotate_folds, split_report
-from chestnb.data.official import official_split
+from chestnb.data.official import lists_split, official_split, read_split
 
 NIH_LISTS = Path(__file__).resolve().parents[1]/'..'/'shared'/'nih'
 FRACTIONS = st.sampled_from([None, {'train': 0.8, 'test': 0.2}, {'train': 0.5, 'valid': 0.5}, {'train': 0.98, 'valid': 0.01, 'test': 0.01},
@@ -159,7 +159,7 @@ def test_a_leak_between_any_two_parts_is_found(source, target):
     split.loc[row, 'part'] = target
     by_part = [set(split['patient_id'][split['part'] == part]) for part in ('train', 'valid', 'test')]
     assert not set.intersection(*by_part)        # a three-way intersection sees nothing
-    with pytest.raises(LeakageError, match=f'1 patients are in more than one part: {patient} ') as caught: audit_split(split)
+    with pytest.raises(LeakageError, match=f'1 patient is in more than one part: {patient} ') as caught: audit_split(split)
     assert caught.value.shared['patient_id'].tolist() == [patient]
     assert set(caught.value.shared.loc[0, ['part', 'other_part']]) == {source, target}
     assert (caught.value.shared['images'] + caught.value.shared['other_images']).tolist() == [3]
@@ -243,9 +243,9 @@ def test_a_split_of_another_table_is_refused(tmp_path):
     table = make_table([3]*30)
     split, path = patient_split(table), tmp_path/'split.csv'
     save_split(split, path)
-    with pytest.raises(UserError, match=r'split.csv has images that the table lacks: 000000.png, .*\(9 in all\)'): load_split(path, table[9:])
+    with pytest.raises(UserError, match=r'split.csv has images that the table lacks: 000000.png, .* and 4 more'): load_split(path, table[9:])
     save_split(split[9:], path)
-    with pytest.raises(UserError, match=r'lacks images of the table: 000000.png, .*\(9 in all\)'): load_split(path, table)
+    with pytest.raises(UserError, match=r'lacks images of the table: 000000.png, .* and 4 more'): load_split(path, table)
     save_split(split.assign(patient_id=split['patient_id'].where(split.index != 7, 1)), path)
     with pytest.raises(UserError, match='another patient than the table for 000007.png'): load_split(path, table)
 
@@ -254,9 +254,11 @@ def test_broken_split_files_are_refused(tmp_path):
     table, path = make_table([3]*30), tmp_path/'split.csv'
     with pytest.raises(UserError, match='no split file'): load_split(path, table)
     path.write_text('')
-    with pytest.raises(UserError, match='not a readable split'): load_split(path, table)
+    with pytest.raises(UserError, match='is empty'): load_split(path, table)
     path.write_text('image,part\na,train\n')
-    with pytest.raises(UserError, match='no column patient_id'): load_split(path, table)
+    with pytest.raises(UserError, match='no patient_id'): load_split(path, table)
+    path.write_text('name;subset\n000000.png;train\n')
+    with pytest.raises(UserError, match="missing column 'image'"): load_split(path, table)
     path.write_text('image,patient_id,part\n000000.png,5,dev\n')
     with pytest.raises(UserError, match='part other than'): load_split(path, table)
     with pytest.raises(UserError): save_split(pd.DataFrame({'image': ['a', 'a'], 'patient_id': [1, 1], 'part': ['train', 'test']}), path)
@@ -275,7 +277,7 @@ def test_wrong_tables_are_refused():
     with pytest.raises(UserError, match='no rows'): patient_split(table[:0])
     with pytest.raises(UserError, match='more than once: 000003.png'): patient_split(pd.concat([table, table[3:4]]))
     with pytest.raises(UserError, match='no patient_id for 000002.png'): patient_split(table.assign(patient_id=table['patient_id'].where(table.index != 2)))
-    with pytest.raises(UserError, match='values other than true and false'): patient_split(table.assign(Mass=np.nan))
+    with pytest.raises(UserError, match='values other than true and false'): patient_split(table.assign(Mass=.5))
     for wrong in (0, 1, 2.5, True, '5'):
         with pytest.raises(UserError, match='whole number of 2 or more'): patient_kfold(table, wrong)
 
@@ -307,3 +309,89 @@ def test_official_split_is_for_nih_images_only():
     table = nih_metadata().head(400).copy()
     table['image'] = [f'hospital_{i}.png' for i in range(len(table))]
     with pytest.raises(UserError, match='not in NIH ChestX-ray14'): official_split(table)
+
+
+# ---- splits of others
+
+def test_patient_5_and_5_point_0_are_one_patient():
+    split = pd.DataFrame({'image': [f'{i}.png' for i in range(274)], 'patient_id': [str(i) if i < 137 else f'{i - 137}.0' for i in range(274)],
+                          'part': ['train']*137 + ['test']*137})
+    assert shared_patients(split)['patient_id'].nunique() == 137
+    with pytest.raises(LeakageError, match='137 patients are in more than one part'): audit_split(split)
+
+
+def test_a_split_saved_by_a_spreadsheet_is_the_same_split(tmp_path):
+    table = make_table([3]*30)
+    split = patient_split(table)
+    split.assign(patient_id=split['patient_id'].astype(float)).to_csv(tmp_path/'split.csv', index=False)
+    pd.testing.assert_frame_equal(load_split(tmp_path/'split.csv', table), split)
+
+
+def test_a_colleagues_split_without_patients(tmp_path):
+    table = make_table([3]*30)
+    split = patient_split(table)
+    theirs = pd.DataFrame({'Filename': split['image'], 'Split': split['part'].map({'train': 'Training', 'valid': 'val', 'test': 'TEST'})})
+    theirs.to_csv(tmp_path/'split.csv', index=False, sep=';')
+    pd.testing.assert_frame_equal(load_split(tmp_path/'split.csv', table), split)
+
+
+def test_text_patients_are_split_and_saved(tmp_path):
+    table = make_table([3]*30)
+    table['patient_id'] = 'P-' + table['patient_id'].astype(str)
+    split = patient_split(table)
+    audit_split(split)
+    save_split(split, tmp_path/'split.csv')
+    assert load_split(tmp_path/'split.csv', table).equals(split)
+
+
+def test_unknown_labels_and_one_finding_are_split():
+    table = make_table([3]*60)[['image', 'patient_id', 'Mass']].assign(Mass=1.)
+    table.loc[::2, 'Mass'], table.loc[::5, 'Mass'] = 0., np.nan
+    table['No Finding'] = 1 - table['Mass']
+    table.attrs['findings'] = ('Mass',)
+    split = patient_split(table)
+    report = split_report(split, table)
+    assert report['all'].tolist() == [(table['Mass'] == 1).sum(), (table['Mass'] == 0).sum(), 180, 60]
+    assert report.loc['Mass', ['train', 'valid', 'test']].sum() == report.loc['Mass', 'all'] and not shared_patients(split).size
+
+
+def lists(folder, **names):
+    for name, images in names.items(): (folder/f'{name}.txt').write_text('\n'.join(images))
+    return folder
+
+
+def test_lists_of_names_are_a_split(tmp_path):
+    table = make_table([3]*60)
+    test = set(table['image'][table['patient_id'] % 5 == 0])
+    others = [name for name in table['image'] if name not in test]
+    lists(tmp_path, train_val_list_NIH=others, test_list_NIH=[*sorted(test), 'of_another_copy.png'])
+    split = lists_split(tmp_path, table)
+    assert set(images_in(split, 'test')) == test and not shared_patients(split).size and len(images_in(split, 'valid')) > 0
+    pd.testing.assert_frame_equal(split, read_split(tmp_path/'test_list_NIH.txt', table))
+    (tmp_path/'train_val_list_NIH.txt').unlink()                              # the test list alone says as much
+    pd.testing.assert_frame_equal(split, lists_split(tmp_path, table))
+
+
+def test_three_lists_and_bad_lists(tmp_path):
+    table = make_table([3]*60)
+    parts = patient_split(table)
+    full = {name: images_in(parts, part) for name, part in (('train', 'train'), ('val', 'valid'), ('test', 'test'))}
+    pd.testing.assert_frame_equal(lists_split(lists(tmp_path, **full), table), parts)
+    with pytest.raises(UserError, match='on two lists'): lists_split(lists(tmp_path, val=full['val'] + full['test'][:1]), table)
+    with pytest.raises(UserError, match='no list names'): lists_split(lists(tmp_path, val=full['val'][1:]), table)
+    moved = {**full, 'val': full['val'] + full['test'][:1], 'test': full['test'][1:]}
+    with pytest.raises(UserError, match='patients on more than one list'): lists_split(lists(tmp_path, **moved), table)
+    with pytest.raises(UserError, match='holds no list of the test images'): lists_split(lists(tmp_path/'..', x=[]), table)
+
+
+def test_a_boxed_image_of_a_trained_patient_outside_the_split_is_refused():
+    table = make_table([3]*60)
+    split = patient_split(table)
+    patient = split['patient_id'][split['part'] == 'train'].iloc[0]
+    outside = split['image'][split['patient_id'] == patient].iloc[0]
+    kept = split[split['image'] != outside]                                   # the split does not name this image
+    with pytest.raises(LeakageError, match='1 image among these boxed images show patients'):
+        refuse_trained_patients([outside], table, kept, what='boxed images')
+    with pytest.raises(LeakageError): refuse_trained_patients([outside], table, kept.assign(patient_id=kept['patient_id'].astype(float).astype(str)))
+    refuse_trained_patients(images_in(split, 'test'), table, split)
+    refuse_trained_patients([outside], table, kept[kept['part'] == 'test'])

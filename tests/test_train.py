@@ -1,10 +1,12 @@
 """Training: interruption by kill -9, resuming, saving and loading in another process, refusals. Tiny model, few synthetic images."""
 import json, signal, subprocess, sys
+from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
 from fastai.callback.core import Callback
 from chestnb.data.findings import FINDINGS
 from chestnb.data.dataset import ChestDataset
 from chestnb.core.errors import UserError
+from chestnb.model.choices import ATTENTIONS, LOSSES
 from chestnb.model.config import SMALL_FUSION
 from chestnb.evaluation.metrics import macro_auroc
 from chestnb.data.leakage import LeakageError
@@ -187,8 +189,8 @@ def test_resuming_a_finished_run_trains_nothing(dataset, split, finished, monkey
 
 def test_nan_stops_and_names_the_epoch(dataset, split, tmp_path):
     class Poison(Callback):
-        def before_batch(self):
-            if self.epoch == 1: self.learn.xb = tuple(x*float('nan') for x in self.xb)
+        def after_pred(self):
+            if self.epoch == 1: self.learn.pred = self.pred*float('nan')
     with pytest.raises(UserError, match=r'training loss became nan in epoch 2, batch 1 of 4.*lower'):
         train_model(dataset, split, tmp_path/'run', TrainConfig(**TINY), progress=False, callbacks=[Poison()])
     assert len(history_of(tmp_path/'run')) == 1
@@ -219,9 +221,9 @@ def test_damaged_files_are_refused(finished, tmp_path):
     with pytest.raises(UserError, match='no model.json'): load_model(tmp_path/'nowhere')
 
 def test_discriminative_rates():
-    scratch, tuned = TrainConfig(model=SMALL_FUSION), TrainConfig(model=SMALL_FUSION | {'pretrained': True})
+    scratch, tuned = TrainConfig(model=SMALL_FUSION), TrainConfig(model=SMALL_FUSION | {'weights': ['none', 'imagenet']})
     assert len(set(model_learner.group_rates(scratch))) == 1
-    assert np.allclose(model_learner.group_rates(tuned), [3e-4, 3e-4, 3e-3, 3e-3])
+    assert np.allclose(model_learner.group_rates(tuned), [3e-4, 3e-3])
 
 
 def test_a_changed_image_makes_another_data_set(tmp_path):
@@ -235,3 +237,215 @@ def test_a_changed_image_makes_another_data_set(tmp_path):
     first, second = sorted((folder/'images').iterdir())[:2]
     first.write_bytes(second.read_bytes())
     assert files_digest(ChestDataset(folder)) != before
+
+
+# -- findings of a hospital's own, unknown labels, one finding
+
+def hospital(dataset, findings=('Mass', 'Fracture')):
+    "The synthetic images with other findings, of which every fifth label is unknown; the last one is present in validation only."
+    other = ChestDataset(dataset.path)
+    table = other.table.drop(columns=list(FINDINGS))
+    split = few(dataset)
+    for i, finding in enumerate(findings):
+        values = dataset.table[FINDINGS[i]].astype(float).to_numpy(copy=True)
+        values[i::5] = np.nan
+        table[finding] = values
+    table.loc[table['image'].isin(images_in(split, 'train')), findings[-1]] = 0.
+    table.attrs['findings'] = tuple(findings)
+    other.table = table
+    return other, split
+
+def test_unknown_labels_train_and_the_findings_of_the_data_set_reach_the_predictions(dataset, tmp_path):
+    other, split = hospital(dataset)
+    with pytest.warns(UserWarning, match='no training image has Fracture'):
+        model = train_model(other, split, tmp_path/'run', TrainConfig(**TINY | {'epochs': 1, 'sampler': 'balanced'}), progress=False)
+    assert model.info['findings'] == ['Mass', 'Fracture'] and model.info['unknown'] == 'mask'
+    assert model.info['provenance']['synthetic'] and model.info['trained_on']['findings'] == ['Mass', 'Fracture']
+    names = images_in(split, 'valid')
+    table, targets = predict(load_model(tmp_path/'run'), other, names, progress=False), other.targets(names)
+    assert list(table) == ['Image Index', 'prob_Mass', 'prob_Fracture'] and np.isnan(targets).any()
+    each = [macro_auroc(targets[known, i][:, None], table.iloc[:, i + 1].to_numpy()[known, None]) for i, known in enumerate(~np.isnan(targets.T))]
+    assert np.nanmean(each) == pytest.approx(model.info['valid_auroc'], abs=1e-6) # over the known cells
+    assert history_of(tmp_path/'run').notna().all().all()
+
+def test_one_finding_trains_with_each_loss_that_counts(dataset, tmp_path):
+    other, split = hospital(dataset, ('Mass', 'Fracture'))
+    table = other.table.drop(columns='Fracture')
+    table.attrs['findings'] = ('Mass',)
+    other.table = table
+    model = train_model(other, split, tmp_path/'run', TrainConfig(**TINY | {'epochs': 1, 'loss': 'weighted_bce'}), progress=False)
+    assert model.findings == ('Mass',) and 0 <= model.info['valid_auroc'] <= 1
+    assert list(predict(model, other, images_in(split, 'valid')[:3], progress=False)) == ['Image Index', 'prob_Mass']
+
+def test_nothing_known_is_refused(dataset, tmp_path):
+    other, split = hospital(dataset)
+    other.table.loc[other.table['image'].isin(images_in(split, 'train')), ['Mass', 'Fracture']] = np.nan
+    with pytest.raises(UserError, match='No label of the training part is known'): train_model(other, split, tmp_path/'run', TrainConfig(**TINY))
+
+# -- the run folder is one run's
+
+HOLDS = """
+import sys, time
+import pandas as pd
+from fastai.callback.core import Callback
+from chestnb.data.dataset import ChestDataset
+from chestnb.model.config import TrainConfig
+from chestnb.model.train import train_model
+class Slow(Callback):
+    def before_batch(self):
+        print('first batch', flush=True)
+        time.sleep(120)
+train_model(ChestDataset(sys.argv[1]), pd.read_csv(sys.argv[2]), sys.argv[3], TrainConfig(image_size=32, batch_size=16), progress=False, callbacks=[Slow()])
+"""
+
+def test_a_second_command_cannot_use_the_run_folder_before_the_first_epoch_ends(dataset, split, tmp_path):
+    split.to_csv(tmp_path/'split.csv', index=False)
+    out = tmp_path/'run'
+    first = subprocess.Popen([sys.executable, '-c', HOLDS, str(dataset.path), str(tmp_path/'split.csv'), str(out)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert first.stdout.readline() == 'first batch\n'
+        with pytest.raises(UserError, match=f'a training run .process {first.pid} on'):
+            train_model(dataset, split, out, TrainConfig(**TINY), resume=True, progress=False)
+    finally: first.kill(); first.communicate()
+    train_model(dataset, split, out, TrainConfig(**TINY | {'epochs': 1}), progress=False) # a killed holder holds nothing
+    assert not list(out.glob('.*'))
+
+def test_a_refused_folder_stays_as_it_was(dataset, split, tmp_path):
+    (tmp_path/'mine').mkdir(); (tmp_path/'mine/thesis.txt').write_text('precious')
+    with pytest.raises(UserError, match='not empty'): train_model(dataset, split, tmp_path/'mine', TrainConfig(**TINY), progress=False)
+    assert [path.name for path in (tmp_path/'mine').iterdir()] == ['thesis.txt']
+
+def test_a_run_of_the_first_version_is_not_continued_but_read(finished, tmp_path):
+    folder, model = finished
+    record, info = (json.loads((folder/name).read_text()) for name in ('config.json', 'model.json'))
+    for path in folder.iterdir(): (tmp_path/path.name).write_bytes(path.read_bytes())
+    del record['format']
+    (tmp_path/'config.json').write_text(json.dumps(record))
+    with pytest.raises(UserError, match='begun by chestnb 0.1'): model_runs.open_run(tmp_path, record, resume=True)
+    old = {key: value for key, value in info['model'].items() if key not in ('weights', 'findings', 'input_scales')} | {'pretrained': False, 'n_findings': 14}
+    (tmp_path/'model.json').write_text(json.dumps(info | {'format': 'chestnb-1', 'model': old}))
+    again, x = load_model(tmp_path), torch.rand(2, 1, 64, 64)
+    assert {(b.scale.mean, b.scale.deviation) for b in again.branches} == {(.449, .226)} # what 0.1 did to the images before
+    for branch, old_one in zip(model.branches, again.branches): # the same layers behind it
+        with torch.no_grad(): torch.testing.assert_close(old_one.body(x)[-1], branch.eval().body(x)[-1])
+    assert again.findings == tuple(FINDINGS) and again.info['format'] == 'chestnb-1'
+    (tmp_path/'model.json').write_text(json.dumps(info | {'format': 'chestnb-9'}))
+    with pytest.raises(UserError, match="format 'chestnb-9'"): load_model(tmp_path)
+
+def test_an_early_stop_ends_the_run(dataset, split, tmp_path):
+    from fastai.callback.tracker import EarlyStoppingCallback
+    stop = EarlyStoppingCallback('valid_auroc', min_delta=2., patience=1)
+    config = TrainConfig(**TINY | {'epochs': 9})
+    train_model(dataset, split, tmp_path/'run', config, progress=False, callbacks=[stop])
+    assert 1 <= len(history_of(tmp_path/'run')) < 9 and not (tmp_path/'run'/model_runs.CHECKPOINT).exists()
+    before = (tmp_path/'run/model.safetensors').read_bytes()
+    train_model(dataset, split, tmp_path/'run', config, resume=True, progress=False) # over is over
+    assert (tmp_path/'run/model.safetensors').read_bytes() == before
+
+# -- lungs, machines, options
+
+def test_images_without_a_mask_are_counted_when_a_lung_crop_model_predicts(dataset, split, finished, tmp_path):
+    import shutil
+    from chestnb.data.masks import write_segmentation
+    names = images_in(split, 'valid')[:6]
+    (tmp_path/'images').mkdir()
+    for name in names: shutil.copy(dataset.image_path(name), tmp_path/'images'/name)
+    shutil.copy(dataset.metadata_path, tmp_path/'data.csv')
+    masks = dataset.segmentation
+    write_segmentation(masks[masks['image'].isin(names[:4])], tmp_path/'segmentation.csv')
+    some, model = ChestDataset(tmp_path, on_mismatch='drop'), finished[1]
+    with pytest.warns(UserWarning, match='2 of 6 images have no lung mask'): table = predict(model, some, names, lung_crop=True, progress=False)
+    assert table.attrs['shown_whole'] == names[4:]
+    whole = predict(model, some, names, progress=False)
+    same = np.isclose(table.iloc[:, 1:], whole.iloc[:, 1:]).all(axis=1)
+    assert same.tolist() == [False]*4 + [True]*2 and whole.attrs['shown_whole'] == []
+
+def test_peak_memory_without_the_module_resource(monkeypatch):
+    "0.1 trained to the end on Windows and then failed at `import resource`"
+    from chestnb.model.machine import peak_memory
+    here = peak_memory()
+    monkeypatch.setitem(sys.modules, 'resource', None)
+    assert .05 < peak_memory() <= here*1.01
+
+def test_small_shared_memory_is_refused_before_the_start(monkeypatch):
+    import shutil
+    from chestnb.model import machine
+    usage = shutil.disk_usage('/')._replace(free=2_000_000)
+    monkeypatch.setattr(machine, 'SHARED_MEMORY', machine.Path('/'))
+    monkeypatch.setattr(machine.shutil, 'disk_usage', lambda path: usage)
+    monkeypatch.setattr(machine, 'pick_device', lambda name: torch.device('cuda:0'))
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', '2')
+    with pytest.raises(UserError, match='2 MB free; 2 processes.*--shm-size'): machine.check_machine(TrainConfig())
+    monkeypatch.setenv('NCCL_SHM_DISABLE', '1')
+    assert machine.check_machine(TrainConfig()).type == 'cuda'
+    monkeypatch.delenv('NCCL_SHM_DISABLE'); monkeypatch.setenv('LOCAL_WORLD_SIZE', '1')
+    assert machine.check_machine(TrainConfig()).type == 'cuda' # one process needs none: threads read
+
+def test_every_choice_is_an_option_with_help_and_without_torch():
+    code = ("import sys\nfrom dataclasses import fields\nfrom chestnb.model.config import *\n"
+            "options = config_options()\nassert 'torch' not in sys.modules\n"
+            "assert {f.name for c in (TrainConfig, ModelOptions) for f in fields(c)} - {'model'} == set(options)\n"
+            "assert all(o.help and o.kind in (bool, int, float, str) for o in options.values())")
+    done = run_python(code)
+    assert done.returncode == 0, done.stderr
+    assert set(model_config.CHOICES['loss']) == set(LOSSES) and set(model_config.CHOICES['attention']) == {*ATTENTIONS, 'none'}
+
+@pytest.mark.parametrize('asked, expected', [
+    (dict(branches='resnet18', weights='none'), dict(branches=['resnet18'], weights='none', branch_stages=-1)),
+    (dict(branch_stages='-2,-1'), dict(branch_stages=[-2, -1])),
+    (dict(attention='cbam', reduced_channels=8, dropout=0.5), dict(attention='cbam', reduced_channels=8, dropout=0.5)),
+    (dict(weights='none,imagenet'), dict(weights=['none', 'imagenet']))])
+def test_options_of_the_model(asked, expected):
+    model = model_config.config_from_options('small', **asked).model
+    assert {name: model[name] for name in expected} == expected
+
+def test_a_zero_is_a_zero_and_nothing_is_nothing():
+    "0.1 took seed=0 and weight_decay=0 for 'not given'"
+    config = model_config.config_from_options('reference', weight_decay=0., seed=0, num_workers=0, epochs=None, loss='')
+    assert (config.weight_decay, config.seed, config.num_workers, config.epochs, config.loss) == (0., 0, 0, 24, 'bce')
+    with pytest.raises(UserError, match='loss'): model_config.config_from_options(loss='hinge')
+
+def test_unfinite_loss_is_found_in_groups_on_a_gpu(monkeypatch):
+    "Without a look at every batch: as on a GPU, whose tensors say so"
+    from types import SimpleNamespace
+    recorder = model_runs.RunRecorder('unused', TrainConfig())
+    class OnGPU:
+        device = torch.device('cuda')
+        def __init__(self, value): self.value = torch.tensor(value)
+        def detach(self): return self.value
+    looks = []
+    monkeypatch.setattr(model_runs.torch, 'stack', lambda losses: looks.append(len(losses)) or torch.tensor([float(loss) for loss in losses]))
+    def see(i, value, n=120):
+        recorder.learn = SimpleNamespace(loss=OnGPU(value), iter=i, n_iter=n, training=True, epoch=0)
+        recorder.after_loss()
+    with pytest.raises(model_runs.CancelFitException):
+        for i in range(120): see(i, float('inf') if i == 70 else 1.)
+    assert looks == [50, 50] and 'batch 71 of 120' in recorder.problem
+
+def test_early_stopping_goes_on_counting_after_an_interruption(dataset, split, tmp_path):
+    from fastai.callback.tracker import EarlyStoppingCallback
+    def stop(): return EarlyStoppingCallback('valid_loss', min_delta=100., patience=3)
+    class PowerCut(Callback):
+        def after_batch(self):
+            if self.training and self.epoch == 2: raise KeyboardInterrupt
+    config = TrainConfig(**TINY | {'epochs': 9, 'image_size': 32})
+    with pytest.raises(KeyboardInterrupt): train_model(dataset, split, tmp_path/'cut', config, progress=False, callbacks=[stop(), PowerCut()])
+    assert len(history_of(tmp_path/'cut')) == 2
+    for name in ('cut', 'whole'): train_model(dataset, split, tmp_path/name, config, resume=True, progress=False, callbacks=[stop()])
+    cut, whole = history_of(tmp_path/'cut'), history_of(tmp_path/'whole')
+    assert len(cut) == len(whole) < 9
+    np.testing.assert_allclose(cut, whole, atol=1e-5)
+
+BENCHMARK = Path(__file__).resolve().parent.parent/'benchmarks'/'gpu_speed.py'
+
+@pytest.mark.skipif(not BENCHMARK.exists(), reason='benchmarks are not part of an installed package')
+def test_gpu_benchmark_says_not_run_without_a_gpu_and_runs_as_a_smoke_test():
+    import os
+    blind = {**os.environ, 'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1'}
+    said = subprocess.run([sys.executable, BENCHMARK, '--json'], capture_output=True, text=True, env=blind, timeout=TIMEOUT)
+    assert said.returncode == 0 and 'not run: no CUDA GPU' in said.stdout, said.stderr
+    smoke = subprocess.run([sys.executable, BENCHMARK, '--cpu', '--json'], capture_output=True, text=True, env=blind, timeout=TIMEOUT)
+    assert smoke.returncode == 0, smoke.stderr
+    rows = {figure: (target, value) for figure, target, value in json.loads(smoke.stdout.splitlines()[-1])}
+    target, ratio = rows['training from a pack / resident batch']
+    assert target == 'none' and 0 < float(ratio) < 3

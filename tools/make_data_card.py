@@ -4,14 +4,15 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from chestnb.data.findings import CLASSES
-from chestnb.data.tables import read_metadata
 from chestnb.core.files import sha256_of, write_text
+from chestnb.data.findings import classes_of
+from chestnb.data.provenance import provenance_of
+from chestnb.data.tables import read_metadata
 
 
 def class_rows(table, boxes):
     "One Markdown row a class: images, patients, prevalence, boxes."
-    for name in CLASSES:
+    for name in classes_of(table):
         rows = table[table[name]]
         yield f"| {name} | {len(rows)} | {rows.patient_id.nunique()} | {table[name].mean():.1%} | {boxes[name] or '–'} |"
 
@@ -19,6 +20,7 @@ def class_rows(table, boxes):
 def data_card(d):
     "The card as Markdown; every number is read from the folder."
     t = read_metadata(d/'data.csv')
+    if not provenance_of(t).synthetic: raise SystemExit(f"{d/'dataset.json'} does not say that this set is synthetic; this card is for synthetic sets.")
     n = len(t)
     with open(d/'boxes.csv', encoding='utf-8') as file:
         nb = Counter(row[1].replace('Infiltrate', 'Infiltration') for row in list(csv.reader(file))[1:])
@@ -27,7 +29,7 @@ def data_card(d):
     return f'''# Data card: the embedded synthetic chest radiographs
 
 **Every image in this folder is synthetic.** They are drawings ("phantoms") computed from simple geometry by
-`chestnb.phantom`; no real X-ray was used as an input and none is shown. They exist so that every lesson of the
+`chestnb.data.phantom`; no real X-ray was used as an input and none is shown. They exist so that every lesson of the
 course runs offline, in minutes, on two CPU cores.
 
 **A phantom is not evidence about real X-rays.** Scores on this folder show that code works and learns. They say
@@ -37,7 +39,7 @@ nothing about medicine. Not for clinical use.
 |---|---|
 | Images | {n:,}, 128 × 128 pixels, 8-bit grey PNG |
 | Patients | {t.patient_id.nunique()}, with {n/t.patient_id.nunique():.1f} images on average (at most {int(t.groupby('patient_id').size().max())}) |
-| Patient ids | from 90000001, so that none is a real NIH patient |
+| Patient ids | from 90000001, so that none is a real NIH patient; that the images are synthetic stands in `dataset.json` |
 | View | {int((t.view_position=='PA').sum())} PA, {int((t.view_position=='AP').sum())} AP |
 | Sex, age | {t[t.sex=='M'].patient_id.nunique()} men, {t[t.sex=='F'].patient_id.nunique()} women, {int(t.age.min())} to {int(t.age.max())} years (all made up) |
 | Size | {mb:.1f} MB |
@@ -51,8 +53,8 @@ from chestnb.data.phantom.cohort import make_cohort
 make_cohort('dataset', n_patients=400, size=128, seed=0)
 ```
 
-Command line: `chestnb_phantom --to NEW_FOLDER` (see `chestnb_phantom --help` for a larger cohort). The lesson
-`nbs/a1_phantom.ipynb` explains every step. The same seed gives the same pixels; `tests/test_phantom.py` draws a part
+Command line: `chestnb_phantom --to NEW_FOLDER` (see `chestnb_phantom --help` for a larger cohort). The notebooks in
+`nbs/api/data/phantom/` explain every step. The same seed gives the same pixels; `tests/test_phantom.py` draws a part
 of this folder again and compares it pixel by pixel.
 
 * Each patient has one body (about fifty random numbers), used in all of the patient's images.
@@ -75,6 +77,7 @@ of this folder again and compares it pixel by pixel.
 * `data.csv`: the columns of NIH's `Data_Entry_2017_v2020.csv`, including its header that splits at commas:
   `Image Index, Finding Labels` (joined by `|`, or `No Finding`)`, Follow-up #, Patient ID, Patient Age, Patient Gender,
   View Position, OriginalImage[Width,Height], OriginalImagePixelSpacing[x,y]`. The pixel spacing is 400 mm / 128.
+* `dataset.json`: name, source, licence, and that the images are synthetic (`chestnb.data.provenance`).
 * `segmentation.csv`: the columns of CheXmask: `Image Index, Dice RCA (Mean), Dice RCA (Max), Landmarks, Left Lung,
   Right Lung, Heart, Height, Width`. Masks are run lengths `start length start length …`, counted from 1 along the rows,
   for a mask of `Height` × `Width` = 128 × 128. `Left Lung` is the patient's left, on the right of the image. Lungs

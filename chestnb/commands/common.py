@@ -4,15 +4,14 @@
 
 # %% auto #0
 __all__ = ['exit_text', 'is_launched', 'errors_as_sentences', 'option_parser', 'usual_spelling', 'typed_arguments',
-           'on_command_line', 'command', 'option_of', 'yes_or_no', 'options_from', 'open_dataset', 'labels_from',
+           'on_command_line', 'command', 'yes_or_no', 'with_options', 'open_dataset', 'labels_from',
            'refuse_unknown_patients']
 
-# %% ../../nbs/api/commands/common.ipynb #ad8aca10
-import dataclasses, inspect, os, re, sys, warnings
+# %% ../../nbs/api/commands/common.ipynb #35835288
+import inspect, os, re, sys, warnings
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from fastcore.docments import docments
 from fastcore.script import Param, anno_parser
 from ..core.errors import UserError
 
@@ -44,13 +43,14 @@ def errors_as_sentences(
         process = f' (process {os.environ["RANK"]})' if is_launched() else ''
         sys.exit(print(f'\n{name}{process}: {text}', file=sys.stderr) or code)
 
-# %% ../../nbs/api/commands/common.ipynb #00509051
+# %% ../../nbs/api/commands/common.ipynb #fe4faca9
 def option_parser(
     function,     # A documented function
     main:str=''   # Its parameter that may be given without a name
 ):                # An `argparse.ArgumentParser`
     "The command line of a function."
     parser = anno_parser(function, prog=function.__name__)
+    for action in parser._actions: action.help = re.sub(r' \(default: (None|False|)\)$', '', action.help or '') # nothing is no default
     if main: parser.add_argument('bare', nargs='?', metavar=main.upper(), help=f'the same as --{main}')
     return parser
 
@@ -97,19 +97,7 @@ def command(
         return run
     return decorate
 
-# %% ../../nbs/api/commands/common.ipynb #1bc4e1c2
-def option_of(
-    field,        # A field of a dataclass
-    note:str,     # The comment behind it
-    choices=None  # Values allowed
-):                # A `Param` of fastcore
-    "One field of a configuration as an option."
-    kinds = [kind for kind in (bool, int, float) if re.search(rf'\b{kind.__name__}\b', str(getattr(field.type, '__name__', field.type)))]
-    default = field.default if field.default is not dataclasses.MISSING else field.default_factory()
-    values = f'; one of {", ".join(map(str, choices))}' if choices else ''
-    said = '' if default in ('', 0) else f' (default: {default})'
-    return Param(f'{note}{values}{said}'.replace('%', '%%'), yes_or_no if kinds[:1] == [bool] else kinds[0] if kinds else str)
-
+# %% ../../nbs/api/commands/common.ipynb #5e912361
 def yes_or_no(
     text:str # 'yes', 'no', 'true', 'false', '1' or '0'
 ) -> bool:
@@ -118,24 +106,22 @@ def yes_or_no(
     if str(text).lower() not in known: raise ValueError(f'{text!r} is neither yes nor no')
     return known[str(text).lower()]
 
-def options_from(
-    config,         # A dataclass with a comment behind each field
-    leave:tuple=(), # Fields that are no options
-    choices:dict={}, # Name of a field -> values allowed
-    keep:bool=False # Keep `**options`, for another configuration
-):                  # A decorator of a function with `**options`
-    "Give a command an option for each field of a configuration."
-    notes, fields = docments(config, returns=False), [f for f in dataclasses.fields(config) if f.name not in leave]
+def with_options(
+    options:dict # Name -> `Option` of `chestnb.model.config`
+):               # A decorator of a function with `**options`
+    "Give a command an option for each choice of a configuration."
+    def parameter(option):
+        values = f'; {", ".join(option.choices)}' if option.choices else ''
+        said = '' if option.default in (None, '') else f' (default: {option.default})'
+        help = Param(f'{option.help}{values}{said}'.replace('%', '%%'), yes_or_no if option.kind is bool else option.kind)
+        return inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=help)
     def decorate(function):
-        own = list(inspect.signature(function).parameters.values())
-        rest, own = [p for p in own if p.kind == p.VAR_KEYWORD], [p for p in own if p.kind != p.VAR_KEYWORD]
-        more = [inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option_of(f, notes[f.name] or '', choices.get(f.name)))
-                for f in fields if f.name not in {p.name for p in own}]
-        function.__signature__ = inspect.Signature(own + more + rest*keep)
+        own = [p for p in inspect.signature(function).parameters.values() if p.kind != p.VAR_KEYWORD]
+        function.__signature__ = inspect.Signature(own + [parameter(o) for o in options.values() if o.name not in {p.name for p in own}])
         return function
     return decorate
 
-# %% ../../nbs/api/commands/common.ipynb #fe22cd4d
+# %% ../../nbs/api/commands/common.ipynb #cc525b38
 def open_dataset(
     data:str='',  # Data set folder; empty: the embedded synthetic one
     **settings    # For `ChestDataset`
@@ -151,7 +137,8 @@ def labels_from(
     from chestnb.data.nih import nih_metadata
     from chestnb.data.tables import read_metadata
     if data == 'nih' and not Path('nih').exists(): return nih_metadata()
-    return read_metadata(data) if data and Path(data).is_file() else open_dataset(data).table
+    is_table = Path(data).is_file() or bool(re.search(r'\.(csv|tsv|txt|parquet)(\.gz)?$', str(data), re.I))
+    return read_metadata(data) if data and is_table else open_dataset(data).table
 
 # %% ../../nbs/api/commands/common.ipynb #baba5bec
 def refuse_unknown_patients(

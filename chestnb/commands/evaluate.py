@@ -27,7 +27,7 @@ def scored_from(
     refuse_unknown_patients(scored.table)
     return scored
 
-# %% ../../nbs/api/commands/evaluate.ipynb #0ce9a16f
+# %% ../../nbs/api/commands/evaluate.ipynb #52d29aae
 @command('predictions')
 def chestnb_evaluate(
     predictions:str='',        # File of probabilities: ours, or anyone's with one column a finding
@@ -35,15 +35,13 @@ def chestnb_evaluate(
     data:str='',               # Data set folder or its table; 'nih': the real metadata; empty: the embedded set
     protocol:str='standard',   # 'standard', or 'without_no_finding' (No Finding images left out)
     unknown:str='mask',        # Unknown labels: 'mask' leaves them out of a finding's score; 'negative' and 'positive' decide them
-    n_resamples:int=1000,      # Bootstrap resamples of patients
-    seed:int=0,                # Seed of the bootstrap
     overwrite:store_true=False # Replace the scores of other predictions, labels or settings that are in `out`
 ):
     "AUROC, average precision and ROC curves of predictions, with patient intervals. Not for clinical use."
     from chestnb.evaluation.results import save_evaluation
     from chestnb.evaluation.scores import readable_scores, score_note
     scored = scored_from(predictions, data, protocol, unknown)
-    scores = save_evaluation(scored, out, n_resamples=n_resamples, seed=seed, overwrite=overwrite)
+    scores = save_evaluation(scored, out, overwrite=overwrite)
     print('\n'.join([f'Scored: {scored.note}.', *scored.notes]))
     print(f'{readable_scores(scores).to_string()}\n\n{score_note(scores)}')
     print(f'Tables and figures are in {out}. {NOT_FOR_CLINICAL_USE}')

@@ -6,15 +6,14 @@
 __all__ = ['chestnb_import']
 
 # %% ../../nbs/api/commands/importing.ipynb #6e5d0003
-from fastcore.script import call_parse, store_true
-from .common import told_plainly
+from fastcore.script import store_true
+from .common import command
 from ..core.errors import NOT_FOR_CLINICAL_USE, UserError
 
 # %% ../../nbs/api/commands/importing.ipynb #6e5d0006
-@call_parse
-@told_plainly
+@command('source')
 def chestnb_import(
-    source:str,                      # Folder of the source as it was downloaded, or its table of labels
+    source:str='',                   # Folder of the source as it was downloaded, or its table of labels
     to:str='',                       # Folder of the data set to make
     kind:str='',                     # chexpert, mimic, padchest, vindr, rsna, nih or table; empty: found from the files
     unknown:str='mask',              # What uncertain (-1) and empty labels become: mask, negative or positive
@@ -32,6 +31,7 @@ def chestnb_import(
     "Make a data set of CheXpert, MIMIC-CXR-JPG, PadChest, VinDr-CXR, RSNA, NIH (Kaggle's copies) or a table of your own. Not for clinical use."
     from chestnb.data.importers import import_source
     from chestnb.data.import_tables import ImportRules
+    if not source: raise UserError('which source? Give its folder, or its table of labels: chestnb_import SOURCE --to DIR')
     if not to: raise UserError('where shall the data set go? Give a folder: --to DIR')
     rules = ImportRules(kind, unknown, blank, readers, findings, image, patient, labels, name)
     _, told = import_source(source, to, rules, copy, overwrite, check_images)

@@ -59,13 +59,12 @@ def predict_all(
     for name, frame in predictions.items(): write_predictions(frame, folders[name]/f'{part}_predictions.csv')
     return predictions
 
-# %% ../../nbs/api/commands/pipeline.ipynb #8a80cdc2
+# %% ../../nbs/api/commands/pipeline.ipynb #ffd96d17
 def write_results(
     dataset,           # A `ChestDataset`
     split,             # DataFrame: image, patient_id, part
     out:Path,          # Run folder, the demo's own: older scores in it are replaced
-    predictions:dict,  # Name -> test predictions
-    n_resamples:int    # Bootstrap resamples of patients
+    predictions:dict   # Name -> test predictions
 ) -> tuple:            # Scores of the fusion, comparison of the models
     "Scores, comparison and ROC figure of the test part."
     from chestnb.data.parts import images_in
@@ -77,26 +76,25 @@ def write_results(
     train, test = (table[table.image.isin(images_in(split, part))] for part in ('train', 'test'))
     models = {**predictions, 'prevalence baseline': prevalence_baseline(train, list(test.image))}
     scored = {name: join(frame, test, part='test', name=name) for name, frame in models.items()}
-    scores = save_evaluation(scored['fusion'], out, n_resamples=n_resamples, overwrite=True)
-    save_without_no_finding(predictions['fusion'], test, out/'without_no_finding', n_resamples)
-    comparison = compare_models(scored, n_resamples=n_resamples)
+    scores = save_evaluation(scored['fusion'], out, overwrite=True)
+    save_without_no_finding(predictions['fusion'], test, out/'without_no_finding')
+    comparison = compare_models(scored)
     write_csv(out/'comparison.csv', comparison.reset_index())
     return scores, comparison
 
 def save_without_no_finding(
     predictions,    # Test predictions of the fusion
     test,           # Metadata of the test images
-    out:Path,       # Folder
-    n_resamples:int # Bootstrap resamples of patients
+    out:Path        # Folder
 ):
     "The same predictions under the protocol of the original project; nothing, where every image is without a finding."
     from chestnb.evaluation.results import save_evaluation
     from chestnb.evaluation.scored import join, protocol_rows
     from chestnb.data.findings import findings_of
     if not protocol_rows(test, 'without_no_finding', findings_of(test)).any(): return
-    save_evaluation(join(predictions, test, 'without_no_finding', part='test', name='fusion'), out, n_resamples=n_resamples, overwrite=True)
+    save_evaluation(join(predictions, test, 'without_no_finding', part='test', name='fusion'), out, overwrite=True)
 
-# %% ../../nbs/api/commands/pipeline.ipynb #ea9048f6
+# %% ../../nbs/api/commands/pipeline.ipynb #d11bb41a
 def run_summary(
     dataset,       # A `ChestDataset`
     split,         # DataFrame: image, patient_id, part
@@ -104,15 +102,14 @@ def run_summary(
     resumed:bool   # Was a part of the training done in an earlier call?
 ) -> dict:         # What was run, on what, with which versions
     "What a reader of the results needs to know about the run."
-    from chestnb.model.runs import peak_memory
+    from chestnb.model.machine import peak_memory
     parts = {part: dict(images=len(rows), patients=rows.patient_id.nunique()) for part, rows in split.groupby('part')}
-    peak = peak_memory()
     return dict(data=dataset.title_note, findings=list(dataset.findings), data_csv_sha256=sha256_of(dataset.metadata_path), parts=parts,
-                minutes=round(seconds/60, 2), resumed=resumed, peak_memory_gb=None if peak is None else round(peak/1e9, 2), python=platform.python_version(),
+                minutes=round(seconds/60, 2), resumed=resumed, peak_memory_gb=round(peak_memory(), 2), python=platform.python_version(),
                 versions={name: version(name) for name in ('torch', 'fastai', 'timm', 'scikit-learn', 'numpy', 'pandas')},
                 notice=NOT_FOR_CLINICAL_USE)
 
-# %% ../../nbs/api/commands/pipeline.ipynb #b3e9042d
+# %% ../../nbs/api/commands/pipeline.ipynb #d16cddc4
 def refuse_foreign_results(
     out:Path # Run folder of the demo, new or not
 ):
@@ -126,33 +123,30 @@ def refuse_foreign_results(
 
 def refuse_before_work(
     split,          # DataFrame: image, patient_id, part
-    out:Path,       # Run folder
-    n_resamples:int # Bootstrap resamples of patients
+    out:Path        # Run folder
 ):
     "Refuse what could only fail after the training."
     missing = {'train', 'valid', 'test'} - set(split.part)
     if missing: raise UserError(f'the split has no part {", ".join(sorted(missing))}; the demo needs train, valid and test')
-    if n_resamples < 0: raise UserError(f'n_resamples is {n_resamples}; expected zero or more')
     refuse_foreign_results(out)
 
-# %% ../../nbs/api/commands/pipeline.ipynb #df0a7420
+# %% ../../nbs/api/commands/pipeline.ipynb #5b652401
 AUDITED_PIXELS = 5_000 # Data sets up to this many images are also searched for exact copies across parts
 
 def run_demo(
     dataset,              # A `ChestDataset`
     split,                # DataFrame: image, patient_id, part
     out:Path,             # Run folder
-    config,               # `TrainConfig` of the fusion
-    n_resamples:int=1000  # Bootstrap resamples of patients
+    config                # `TrainConfig` of the fusion
 ) -> tuple:               # Scores of the fusion, comparison of the models
     "Train, predict and evaluate the fusion and its branches; everything lands in `out`."
     from chestnb.data.leakage import audit_split
     started, resumed = time.time(), any(out.glob('*/history.csv'))
-    refuse_before_work(split, out, n_resamples)
+    refuse_before_work(split, out)
     audit_split(split, dataset if len(dataset) <= AUDITED_PIXELS else None) # patients, and exact copies of images
     folders = train_all(dataset, split, out, demo_configs(config))
     predict_all(dataset, split, folders, 'valid')
-    results = write_results(dataset, split, out, predict_all(dataset, split, folders, 'test'), n_resamples)
+    results = write_results(dataset, split, out, predict_all(dataset, split, folders, 'test'))
     for figure in ('train_val_loss.png', 'train_val_auc.png'): shutil.copy(folders['fusion']/figure, out/figure)
     if not (out/'summary.json').exists(): write_json(out/'summary.json', run_summary(dataset, split, time.time() - started, resumed))
     return results

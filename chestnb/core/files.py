@@ -10,7 +10,7 @@ __all__ = ['TEMPORARY', 'FORMULA', 'ESCAPED', 'MANIFEST', 'write_atomically', 't
            'exchange', 'remove_replaced', 'recover', 'whole_folder', 'replace_folder', 'kept_files']
 
 # %% ../../nbs/api/core/files.ipynb #47a46c0b
-import hashlib, json, os, re, shutil, tempfile, uuid, warnings
+import csv, hashlib, json, os, re, shutil, tempfile, uuid, warnings
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Callable
@@ -146,8 +146,9 @@ def write_csv(
     index:bool=False  # Write the row labels too
 ) -> Path:            # `path`
     "Write a table atomically as CSV with Unix line ends; a text that looks like a formula gets an apostrophe (`unescape_cell`)."
-    safe = map_texts(frame, escape_cell)
-    return write_atomically(path, lambda file: safe.to_csv(file, index=index, lineterminator='\n'))
+    safe, form = map_texts(frame, escape_cell), dict(index=index, lineterminator='\n')
+    text = safe.to_csv(**form)
+    return write_text(path, safe.to_csv(**form, quoting=csv.QUOTE_NONNUMERIC) if '\r' in text else text)   # a lone \r is not quoted otherwise
 
 def read_csv(
     path:str|Path, # A file that `write_csv` wrote
@@ -348,6 +349,7 @@ def whole_folder(
             replace_folder(path, fresh, fill_in)
         finally: shutil.rmtree(fresh, ignore_errors=True)
 
+# %% ../../nbs/api/core/files.ipynb #35635f22
 def replace_folder(
     path:Path,  # The folder
     fresh:Path, # What was written

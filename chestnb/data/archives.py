@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['NIH_ARCHIVES', 'MEMBER', 'LARGEST_IMAGE', 'STRANGE', 'LEFTOVER', 'TERMS', 'images_of_archives', 'member_image',
            'store_image', 'unpack', 'images_here', 'archive_here', 'ArchivePlan', 'plan_archive', 'plan_table',
-           'disk_needed', 'free_room', 'lacking_room', 'refuse_full_disk', 'nih_files', 'refuse_other_file',
-           'write_ours', 'remove_leftovers', 'made_folder', 'finish_archive', 'error_lines', 'refuse_errors', 'run_all',
-           'explain_full_disk', 'chosen_archives', 'announce', 'fetch_nih']
+           'disk_needed', 'free_room', 'lacking_room', 'refuse_full_disk', 'nih_split', 'nih_files',
+           'refuse_other_file', 'write_ours', 'remove_leftovers', 'made_folder', 'finish_archive', 'error_lines',
+           'refuse_errors', 'run_all', 'explain_full_disk', 'chosen_archives', 'announce', 'fetch_nih']
 
 # %% ../../nbs/api/data/archives.ipynb #29df7a15
-import errno, hashlib, re, shutil, tarfile, tempfile, threading, zlib
+import errno, functools, hashlib, re, shutil, tarfile, tempfile, threading, zlib
 import numpy as np
 import pandas as pd
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -202,13 +202,18 @@ def refuse_full_disk(folder, needed): # As `lacking_room`
     if lacking := lacking_room(folder, needed): raise UserError(lacking)
 
 # %% ../../nbs/api/data/archives.ipynb #a6000061
+@functools.cache
+def nih_split() -> pd.DataFrame: # As `official_split` gives it
+    "The official split of all of NIH's images; it is needed more than once in a run."
+    return official_split(nih_metadata())
+
 def nih_files(
     metadata:pd.DataFrame, # NIH's table, or the part of it that the archives hold
     images                 # Names of the images in the folder
 ) -> dict:                 # File name -> bytes
     "The files that make a folder of NIH images a data set."
     table = metadata[metadata.image.isin(list(images))].reset_index(drop=True)
-    split = official_split(nih_metadata())
+    split = nih_split()
     with tempfile.TemporaryDirectory() as folder:
         write_metadata(table, Path(folder)/'data.csv')
         save_split(split[split.image.isin(table.image)], Path(folder)/'split.csv')

@@ -17,7 +17,7 @@ from .augment import input_transforms
 from .dataset import ChestDataset
 from .findings import resolve_unknown
 from .items import Findings, GreyImages
-from .loaders import check_learning_split, ChestDL, image_reader, reading_threads, seed_dataloaders, tell_of_gaps
+from .loaders import check_learning_split, ChestDL, image_reader, reading_threads, seed_dataloaders, warn_of_gaps
 from .parts import images_in
 
 # %% ../../nbs/03_datablock.ipynb #cf4b9f89
@@ -121,6 +121,6 @@ def chest_dataloaders(
                             dl_kwargs=({'weights': weights, 'shuffle_block': shuffle_block}, {}))
     dls.settings = dict(image_size=image_size, batch_size=batch_size, lung_crop=lung_crop, unknown=unknown, num_workers=threads, device=dls.device)
     if image_reader(dls).pack: image_reader(dls).pack.read_ahead = shuffle_block
-    tell_of_gaps(dataset, image_reader(dls), train, valid, unknown)
+    warn_of_gaps(dataset, image_reader(dls), train, valid, unknown)
     seed_dataloaders(dls, seed)
     return dls

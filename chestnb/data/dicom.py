@@ -15,9 +15,8 @@ from pathlib import Path
 from PIL import Image
 from ..core.errors import UserError
 from ..core.files import write_atomically
-from chestnb.data.dicom_header import (
-    DICOM_ENDINGS, body_part, check_dicom, dicom_columns, dicom_size, header_numbers, header_text, header_value, is_dicom, names_the_file, open_dicom,
-    why_refused)
+from .dicom_header import body_part, check_dicom, header_numbers, header_text, header_value, names_the_file, open_dicom, why_refused
+from .dicom_header import DICOM_ENDINGS, dicom_columns, dicom_size, is_dicom  # others ask for these here
 
 # %% ../../nbs/api/data/dicom.ipynb #60930c40
 UNNAMED_DEFAULTS = dict(Modality='CR', BodyPartExamined='CHEST', ViewPosition='PA', PatientID='unnamed', PatientName='')

@@ -6,9 +6,10 @@
 __all__ = ['DICOM_ENDINGS', 'PICTURE_ENDINGS', 'NO_ENDING', 'OTHER_VIEW', 'NO_DIRECTION', 'CHEST_WORDS', 'OTHER_PARTS',
            'MODALITIES', 'PLACEHOLDER', 'SYNTHETIC_PATIENT', 'has_dicom_mark', 'is_dicom', 'names_the_file',
            'read_without_mark', 'name_transfer_syntax', 'open_dicom', 'header_value', 'header_text', 'number_from',
-           'header_numbers', 'frontal_view', 'view_position', 'plain_capitals', 'body_part', 'why_refused',
-           'check_dicom', 'dicom_size', 'pixel_spacing', 'age_text', 'sex_text', 'patient_identity', 'patient_texts',
-           'patient_numbers', 'dicom_row', 'follow_ups', 'dicom_columns']
+           'header_numbers', 'frontal_view', 'view_position', 'series_view', 'plain_capitals', 'body_part',
+           'why_refused', 'check_dicom', 'dicom_size', 'pixel_spacing', 'age_text', 'sex_text', 'patient_identity',
+           'refuse_placeholder', 'dicom_patient', 'patients_of_headers', 'patient_numbers', 'dicom_row', 'follow_ups',
+           'dicom_columns']
 
 # %% ../../nbs/api/data/dicom_header.ipynb #4d1c0a04
 import logging, math, os, re, unicodedata, warnings
@@ -55,7 +56,8 @@ def names_the_file(
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such image. Copy it there, or leave its row out.") from error
     except InvalidDicomError as error:
-        raise UserError(f"{path}: cannot be read as DICOM: the mark 'DICM' at byte 128 is missing, and it is no DICOM file without it either. Export it again as a DICOM file.") from error
+        raise UserError(f"{path}: cannot be read as DICOM: the mark 'DICM' at byte 128 is missing, and it is no DICOM file without it either. "
+                        "Export it again as a DICOM file.") from error
     except Exception as error:
         raise UserError(f"{path}: cannot be read as DICOM; it is truncated or malformed ({error}). Copy or export this file again.") from error
     finally: log.setLevel(level)
@@ -140,7 +142,7 @@ def header_numbers(
     return [number_from(number) for number in values]
 
 # %% ../../nbs/api/data/dicom_header.ipynb #770aac5c
-OTHER_VIEW = re.compile(r'LAT|OBL|LORD|AXIAL|SWIM|DECUB|\b[LR]LD?\b|\b[LR][AP]O\b')
+OTHER_VIEW = re.compile(r'\bLAT\b|LATERAL|OBL|LORD|AXIAL|SWIM|DECUB|\b[LR]LD?\b|\b[LR][AP]O\b')
 NO_DIRECTION = set('UNKNOWN UNSPECIFIED NOT SPECIFIED NONE OTHER N A FRONTAL CHEST THORAX ERECT STANDING UPRIGHT SUPINE SITTING '
                    'PORTABLE BED BEDSIDE PROJECTION VIEW'.split())
 
@@ -161,7 +163,17 @@ def view_position(
     "The view position of a header."
     said = header_text(dicom, 'ViewPosition')
     codes = header_value(dicom, 'ViewCodeSequence')
-    return frontal_view(said) or (frontal_view(header_text(codes[0], 'CodeMeaning')) if codes else '')
+    coded = frontal_view(header_text(codes[0], 'CodeMeaning')) if codes else ''
+    return frontal_view(said) or coded or series_view(header_text(dicom, 'SeriesDescription'))
+
+def series_view(
+    text:str # Series Description, such as 'CHEST LAT'
+) -> str:    # 'PA', 'AP', the text if it names a lateral view alone, '' otherwise
+    "The view in a description that somebody typed, where it names exactly one."
+    frontal = set(re.findall(r'\b(PA|AP|FRONTAL)\b', text.upper()))
+    lateral = re.search(r'\bLAT(ERAL)?\b', text.upper())
+    if lateral and not frontal: return text
+    return frontal.pop() if frontal in ({'PA'}, {'AP'}) and not lateral else ''
 
 # %% ../../nbs/api/data/dicom_header.ipynb #4d1c0a16
 CHEST_WORDS = re.compile(
@@ -266,17 +278,33 @@ def patient_identity(
     "What tells patients apart in a header."
     return header_text(dicom, 'PatientID'), header_text(dicom, 'IssuerOfPatientID')
 
+def refuse_placeholder(
+    patient:str,  # A Patient ID
+    path:str|Path # Its file, for the message
+):
+    "Refuse a word that stands in the place of all patients."
+    if PLACEHOLDER.fullmatch(patient): raise UserError(
+        f"{path}: its Patient ID is {patient!r}, which does not tell patients apart. Add the column 'Patient ID' to data.csv: "
+        "without it, images of one patient could be in training and in test.")
+
+def dicom_patient(
+    dicom,         # A pydicom Dataset
+    path:str|Path  # Its file, for the message
+) -> str:          # Patient ID
+    "What tells patients apart in one header by itself."
+    patient, _ = patient_identity(dicom)
+    refuse_placeholder(patient, path)
+    return patient
+
 # %% ../../nbs/api/data/dicom_header.ipynb #4d1c0a21
-def patient_texts(
+def patients_of_headers(
     identities:list, # (Patient ID, issuer) of each image
     paths:list       # Their files, for the message
 ) -> list:           # One text for each image; equal for images of one patient
     "Patients apart by ID, and by issuer where several issuers gave one ID."
     issuers = {}
     for (patient, issuer), path in zip(identities, paths):
-        if PLACEHOLDER.fullmatch(patient): raise UserError(
-            f"{path}: its Patient ID is {patient!r}, which does not tell patients apart. Add the column 'Patient ID' to data.csv: "
-            "without it, images of one patient could be in training and in test.")
+        refuse_placeholder(patient, path)
         issuers.setdefault(patient, {}).setdefault(issuer.casefold(), issuer)
     for (patient, issuer), path in zip(identities, paths):
         named = sorted(set(issuers[patient]) - {''})
@@ -332,7 +360,7 @@ def dicom_columns(
     rows = [dicom_row(paths[name]) for name in tqdm(names, desc='reading DICOM headers', disable=not progress, delay=2)]
     numbers = {}
     if patients is None:
-        texts = patient_texts([row['patient'] for row in rows], [paths[name] for name in names])
+        texts = patients_of_headers([row['patient'] for row in rows], [paths[name] for name in names])
         numbers = patient_numbers(texts)
         patients = [numbers[text] for text in texts]
     columns = {name: [row[name] for row in rows] for name in rows[0] if name not in ('patient', 'taken')}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['check_labels', 'check_patients', 'finding_table', 'titled', 'plot_finding_counts', 'imbalance_ratio',
-           'batches_without', 'labels_per_image', 'plot_labels_per_image', 'cooccurrence', 'pair_grid',
+           'batches_without', 'labels_per_image', 'plot_labels_per_image', 'cooccurrence', 'pair_grid', 'label_grid',
            'plot_cooccurrence', 'all_negative_accuracy']
 
 # %% ../../nbs/01_eda.ipynb #fac85298
@@ -167,6 +167,19 @@ def pair_grid(
     grid = pairs.pivot(index='other', columns='finding', values=column)
     return grid.reindex(index=findings[1:], columns=findings[:-1]).astype(float)
 
+# %% ../../nbs/01_eda.ipynb #12303655
+def label_grid(
+    picture,            # the drawn grid, from `ax.imshow`
+    grid: pd.DataFrame, # from `pair_grid`
+) -> None:              # the axes are changed in place
+    "Names of the findings on both axes, and a bar that reads as ratios"
+    ax = picture.axes
+    bar = ax.figure.colorbar(picture, ax=ax, shrink=.7, ticks=range(-3, 4), label='observed / expected images')
+    bar.ax.set_yticklabels(['1/8', '1/4', '1/2', '1', '2', '4', '8'])
+    ax.set_xticks(range(len(grid)), grid.columns, rotation=45, ha='right')
+    ax.set_yticks(range(len(grid)), grid.index)
+    ax.spines[:].set_visible(False)
+
 # %% ../../nbs/01_eda.ipynb #c024c912
 def plot_cooccurrence(
     pairs: pd.DataFrame,            # from `cooccurrence`
@@ -186,11 +199,7 @@ def plot_cooccurrence(
         text = f'{ratio[row, column]:.1f}' if sure[row, column] else f'n={observed[row, column]:.0f}'
         ax.text(column, row, text, ha='center', va='center', fontsize=8.5 if sure[row, column] else 7.5,
                 color='white' if abs(colour[row, column]) > 1.7 else 'black')
-    bar = ax.figure.colorbar(picture, ax=ax, shrink=.7, ticks=range(-3, 4), label='observed / expected images')
-    bar.ax.set_yticklabels(['1/8', '1/4', '1/2', '1', '2', '4', '8'])
-    ax.set_xticks(range(len(grids[0])), grids[0].columns, rotation=45, ha='right')
-    ax.set_yticks(range(len(grids[0])), grids[0].index)
-    ax.spines[:].set_visible(False)
+    label_grid(picture, grids[0])
     best = pairs[pairs['expected'] >= minimum_expected].nlargest(1, 'ratio')
     title = [f'{p.finding} and {p.other}: {p.ratio:.1f} times as often together as by chance' for p in best.itertuples()]
     ax.set_title(titled(title[0] if title else 'No pair is frequent enough to judge', note))

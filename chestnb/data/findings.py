@@ -53,7 +53,7 @@ def label_columns(
     table = [[name in one for one in distinct] + ([np.nan] if (codes < 0).any() else []) for name in (*findings, NO_FINDING)]
     return {name: np.array(row)[codes] for name, row in zip((*findings, NO_FINDING), table)}
 
-# %% ../../nbs/00_dataset.ipynb #4deac58d
+# %% ../../nbs/00_dataset.ipynb #fafc4da5
 def findings_of(
     table:pd.DataFrame # A metadata table
 ) -> tuple:            # Its findings; NIH's 14 if it does not say

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['reading_threads', 'read_ahead', 'on_gpu', 'ReadsAhead', 'ChestDL', 'patient_texts', 'check_learning_split',
-           'findings_without_positives', 'tell_of_gaps', 'seed_dataloaders', 'image_reader', 'image_dataloader',
+           'findings_without_positives', 'warn_of_gaps', 'seed_dataloaders', 'image_reader', 'image_dataloader',
            'part_dataloader']
 
 # %% ../../nbs/api/data/loaders.ipynb #8fde3a71
@@ -57,7 +57,7 @@ def on_gpu(
     device # A torch device or its name
 ) -> bool: # Is it a CUDA GPU that is there?
     "Whether batches should be copied through pinned memory."
-    return torch.device(device).type == 'cuda' and torch.cuda.is_available()
+    return device is not None and torch.device(device).type == 'cuda' and torch.cuda.is_available()
 
 class ReadsAhead:
     "A loader whose batches are made by a thread while the model computes, and copied to a GPU without waiting."
@@ -68,7 +68,7 @@ class ReadsAhead:
         self.randomize(); self.before_iter()
         batches = self.pinned_batches(self.get_idxs())
         for batch in read_ahead(batches) if self.threads else batches:
-            yield self.after_batch(to_device(batch, self.device, non_blocking=True))
+            yield self.after_batch(batch if self.device is None else to_device(batch, self.device, non_blocking=True))
         self.after_iter()
 
 # %% ../../nbs/api/data/loaders.ipynb #80c8ab75
@@ -155,7 +155,7 @@ def findings_without_positives(
     positives = (resolve_unknown(dataset.targets(images), unknown) == 1).sum(0)
     return [finding for finding, n in zip(dataset.findings, positives) if not n]
 
-def tell_of_gaps(
+def warn_of_gaps(
     dataset:ChestDataset, # The images
     reader:GreyImages,    # What reads them
     train:list,           # Names of the training images
@@ -166,7 +166,7 @@ def tell_of_gaps(
     empty = findings_without_positives(dataset, train, unknown)
     if empty: warnings.warn(f'no training image has {listed(empty, 14)}: a model cannot learn to see what it was never shown, '
                             'and its scores for it mean nothing.', stacklevel=3)
-    whole = reader.without_lungs(train + valid) if reader.lung_crop else []
+    whole = reader.without_lungs(train + valid)
     if whole: warnings.warn(f'lung_crop: {len(whole)} of {len(train + valid)} images have no lung mask in segmentation.csv '
                             f'and are shown whole: {listed(whole)}', stacklevel=3)
 
@@ -209,7 +209,6 @@ def image_dataloader(
     device = device or torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     threads = reading_threads(device) if num_workers is None else num_workers
     reader = GreyImages(dataset, image_size, lung_crop, cache_bytes=0, threads=threads)
-    if lung_crop: reader.masked # refuses a data set without masks
     datasets = Datasets(images, tfms=[[reader], [Findings(dataset, unknown)]])
     return ChestDL(datasets, bs=batch_size, num_workers=threads, device=device, after_batch=input_transforms())
 

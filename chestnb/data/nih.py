@@ -10,7 +10,7 @@ import functools
 import pandas as pd
 from importlib import resources
 from ..core.errors import UserError
-from .findings import CLASSES, NO_FINDING
+from .findings import CLASSES, FINDINGS, findings_of, NO_FINDING
 from .provenance import NIH_ACKNOWLEDGEMENT, NIH_ATTRIBUTION, NIH_CITATION, NIH_LINK, NIH_PROVENANCE, provenance_of
 from .tables import read_metadata, torchxrayvision_file
 
@@ -29,7 +29,7 @@ def compare_labels(
     table:pd.DataFrame # As `read_metadata` gives it
 ) -> tuple:            # (shared, same): images that NIH's file has too; those of them with the labels of 2020
     "Hold a table against the 2020 label release."
-    if provenance_of(table).synthetic: return 0, 0
+    if provenance_of(table).synthetic or findings_of(table) != FINDINGS: return 0, 0
     both = table[['image', *CLASSES]].merge(_nih_metadata()[['image', *CLASSES]], on='image', suffixes=('', ' in 2020'))
     same = (both[list(CLASSES)].to_numpy() == both[[f'{name} in 2020' for name in CLASSES]].to_numpy()).all(axis=1)
     return len(both), int(same.sum())

@@ -19,7 +19,7 @@ from .rows import open_text
 from .split import patient_split
 from .tables import torchxrayvision_file
 
-# %% ../../nbs/api/data/official.ipynb #56d3a7ce
+# %% ../../nbs/api/data/official.ipynb #b8aa618b
 def with_validation(
     table:pd.DataFrame,     # tidy metadata
     is_test:np.ndarray,     # bool (n_images,): the test part, given by others
@@ -42,7 +42,8 @@ def official_split(
     "The official NIH test patients as the test part; the others split by patient into train and valid"
     check_table(table)
     foreign = table['image'][~table['image'].isin(_nih_names())]
-    if len(foreign): raise UserError(f'{plural(len(foreign), "image")} not in NIH ChestX-ray14: {listed(foreign, 5)}; the official split is only for its images, use patient_split')
+    if len(foreign): raise UserError(f'{plural(len(foreign), "image")} not in NIH ChestX-ray14: {listed(foreign, 5)}; '
+                                     'the official split is only for its images, use patient_split')
     is_test = is_official_test(table).to_numpy()
     if is_test.all() or not is_test.any():
         raise UserError(f'{"all" if is_test.all() else "none"} of the {len(table):,} images are of official NIH test patients; use patient_split')
@@ -52,7 +53,7 @@ def official_split(
 def _nih_names(): # the names alone are read ten times as fast as the whole table
     return frozenset(line.split(',', 1)[0] for line in open_text(torchxrayvision_file('Data_Entry_2017_v2020.csv.gz')).splitlines()[1:])
 
-# %% ../../nbs/api/data/official.ipynb #96428f6e
+# %% ../../nbs/api/data/official.ipynb #83e478d1
 LISTS = {'trainval': 'train_val', 'train': 'train', 'valid': 'valid', 'val': 'valid', 'validation': 'valid', 'test': 'test'}
 LIST_NAME = re.compile(r'(train[_-]?val|train|valid(?:ation)?|val|test)(?:[_-]?list)?(?:[_-]\w+)?\.txt', re.IGNORECASE)
 
@@ -70,7 +71,7 @@ def name_lists(
     if 'test' not in found: raise UserError(f'{folder}: holds no list of the test images. Expected test_list.txt, best with train_val_list.txt, one image name a line.')
     return found
 
-# %% ../../nbs/api/data/official.ipynb #cd1abcfc
+# %% ../../nbs/api/data/official.ipynb #a5e7c51e
 def lists_split(
     path, # a folder with lists of image names, such as NIH's `train_val_list.txt` and `test_list.txt`, or one of them
     table:pd.DataFrame, # the tidy metadata it is to be used with
@@ -92,7 +93,7 @@ def lists_split(
                                     'Split by patient instead (chestnb.data.split.patient_split).')
     return split if 'valid' in on else with_validation(table, (split['part'] == 'test').to_numpy(), valid_fraction, seed)
 
-# %% ../../nbs/api/data/official.ipynb #6705617c
+# %% ../../nbs/api/data/official.ipynb #6b0fa1bc
 def read_split(
     path, # a CSV file with image and part, a folder with lists of names, or one of the lists
     table:pd.DataFrame, # the tidy metadata it is to be used with

@@ -18,7 +18,7 @@ from typing import Callable, Iterable
 from ..core.errors import UserError
 from ..core.files import unescape_cell, write_csv
 from ..core.text import listed, plural
-from .findings import findings_of, letters_of, NO_FINDING
+from .findings import FINDINGS, findings_of, letters_of, NO_FINDING
 from .images import parse_image_name
 from .labels import finding_places, label_cells, LABELS_REMEDY, labels_of_rows
 from .provenance import Provenance, provenance_of, read_provenance, stated_findings
@@ -51,7 +51,7 @@ def parse_age(
     years = float(found[1]) * AGE_UNITS[found[2].upper()]
     return years if years <= OLDEST_CREDIBLE else math.nan
 
-# %% ../../nbs/api/data/tables.ipynb #3d2dd16b
+# %% ../../nbs/api/data/tables.ipynb #59ba9ee1
 def parse_sex(
     text:str    # A cell
 ) -> str|float: # 'M' or 'F'; NaN if unknown
@@ -66,7 +66,7 @@ def parse_view(
     if view not in ('', 'PA', 'AP'): raise ValueError(f"{text!r} is none of PA, AP")
     return view or math.nan
 
-# %% ../../nbs/api/data/tables.ipynb #0ee73bfc
+# %% ../../nbs/api/data/tables.ipynb #c51da13c
 NOBODY = re.compile(r'(anonym\w*|anon|removed|deidentified|redacted)')
 
 def patient_text(
@@ -109,7 +109,7 @@ METADATA_COLUMNS = {
 }
 NIH_HEADER = ','.join(nih for nih, _, _ in METADATA_COLUMNS.values())
 
-# %% ../../nbs/api/data/tables.ipynb #86d950c5
+# %% ../../nbs/api/data/tables.ipynb #36e27181
 PATH_NAMES = ('path', 'file path', 'image path', 'full path')
 OTHER_NAMES = {
     'image': ('image', 'image id', 'image name', 'image file', 'file name', 'file', 'dicom id', 'sop instance uid', *PATH_NAMES),
@@ -146,7 +146,7 @@ def patients_unknown(
     "Is this a set whose patients nobody knows?"
     return bool(table.patient_id.isna().all())
 
-# %% ../../nbs/api/data/tables.ipynb #c9406f85
+# %% ../../nbs/api/data/tables.ipynb #1446edfa
 def refuse_unclear_patients(
     ids:pd.Series, # From `patient_ids`
     path:str|Path  # The file, for the message
@@ -166,7 +166,7 @@ def refuse_chexpert(
         f"{path}: is a table of CheXpert, whose images lie in folders of patients and some of which are lateral. "
         f"Make a data set of it: chestnb_import {Path(path).parent} --to NEW_FOLDER")
 
-# %% ../../nbs/api/data/tables.ipynb #9b41de1d
+# %% ../../nbs/api/data/tables.ipynb #4636165c
 def unknown_notes(
     table:pd.DataFrame, # One row an image
     findings:tuple      # Its findings
@@ -183,7 +183,7 @@ def unknown_notes(
              f"no label at all: {plural(silent, 'image')}; unknown, not 'No Finding'": silent}
     return [note for note, applies in notes.items() if applies]
 
-# %% ../../nbs/api/data/tables.ipynb #bd14abb7
+# %% ../../nbs/api/data/tables.ipynb #70de23f0
 def refuse_missing(
     path:str|Path,  # The file, for the message
     header:list,    # Its column names
@@ -204,7 +204,7 @@ def image_texts(
     texts = [unescape_cell(text) for text in texts]
     return [re.split(r'[/\\]', text)[-1] for text in texts] if letters_of(name) in set(map(letters_of, PATH_NAMES)) else texts
 
-# %% ../../nbs/api/data/tables.ipynb #7098bf7e
+# %% ../../nbs/api/data/tables.ipynb #c915256a
 def is_label_table(
     path:str|Path # A table
 ) -> bool:        # True if it has image names and labels
@@ -236,9 +236,11 @@ def read_metadata(
     labels, findings = labels_of_rows(path, header, rows, cells, marked, findings)
     missing = [nih for nih, _, _ in METADATA_COLUMNS.values() if nih not in cells and nih != 'Finding Labels']
     if headers is not None and missing: cells |= headers(path, cells, missing)
-    return metadata_table(path, cells, labels, findings, provenance or read_provenance(Path(path).parent))
+    table = metadata_table(path, cells, labels, findings, provenance or read_provenance(Path(path).parent))
+    if not set(findings) <= set(FINDINGS) and 'Finding Labels' not in cells: table.attrs['notes'].insert(0, f'findings: the columns {listed(findings, 20)}')
+    return table
 
-# %% ../../nbs/api/data/tables.ipynb #49e591b5
+# %% ../../nbs/api/data/tables.ipynb #f14b4596
 def metadata_table(
     path:str|Path,         # The file, for messages
     cells:dict,            # NIH's name of a column -> list of text

@@ -85,7 +85,7 @@ def class_shift(first: Scored,         # Predictions and labels of the first pla
             rows[finding] |= dict(zip((name, f'{name}_low', f'{name}_high'), _auroc_interval(place[keep], score[keep], unit[keep])))
     return pd.DataFrame.from_dict(rows, orient='index').rename_axis('finding')
 
-# %% ../../nbs/api/evaluation/prevalence_shift.ipynb #757c1324
+# %% ../../nbs/api/evaluation/prevalence_shift.ipynb #20f47b6f
 def _place_units(scored, place):
     "The patient of each image as text, with the place in front if equal ids are of other people; an image of nobody known is its own"
     known = pd.notna(pd.Series(scored.patients)).to_numpy()
@@ -94,5 +94,5 @@ def _place_units(scored, place):
 def _auroc_interval(target, score, units):
     "One AUROC with its patient interval; NaN where there is none"
     names, number = np.unique(units, return_inverse=True)
-    influence = Influence(*(np.array(part)[..., None] for part in finding_influence(auroc_influence, target, score, number, len(names))))
+    influence = Influence(*(np.array(part)[..., None] for part in finding_influence(auroc_influence, target, score, number, max(1, len(names)))))
     return influence.point[0], *(bound[0] for bound in wilson_interval(influence))

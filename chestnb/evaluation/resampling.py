@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['UNITS', 'MEANS', 'OPERATING', 'resample_weights', 'interval', 'resampled_sums', 'resampled_scores',
            'present_findings', 'common_pot', 'with_means', 'ratio', 'of_two_units', 'patient_bootstrap',
-           'operating_columns', 'operating_from_sums', 'operating_scores', 'operating_bootstrap', 'exact_bounds',
-           'structural_components', 'delong', 'difference_test', 'bootstrap_p', 'holm']
+           'operating_columns', 'operating_from_sums', 'operating_scores', 'structural_components', 'delong',
+           'difference_test', 'bootstrap_p', 'holm']
 
 # %% ../../nbs/api/evaluation/resampling.ipynb #77832246
 import math
@@ -176,37 +176,6 @@ def operating_scores(targets,    # 1 positive, 0 negative, NaN unknown, shape (n
                     ) -> dict: # Name in `OPERATING` -> (n_findings + 3,): findings, then `MEANS`
     "Sensitivity, specificity, PPV, NPV, F1 at thresholds, and the Brier score"
     return operating_from_sums(operating_columns(targets, scores, thresholds).sum(axis=0), present_findings(targets))
-
-# %% ../../nbs/api/evaluation/resampling.ipynb #8d178619
-def operating_bootstrap(targets,                 # 1 positive, 0 negative, NaN unknown, shape (n_images, n_findings)
-                        scores,                  # Probabilities, shape (n_images, n_findings)
-                        thresholds,              # An image is flagged at or above it; one number, or one a finding, 0 to 1
-                        patient_ids,             # Patient of each image, shape (n_images,)
-                        n_resamples: int = 1000, # How many resamples
-                        seed: int = 0,           # The same seed draws the same patients
-                        unit: str = 'patient',   # 'patient', or 'image' to see what goes wrong
-                       ) -> dict: # Name in `OPERATING` -> (n_resamples, n_findings + 3): findings, then `MEANS`
-    "Operating scores in each resample of the patients; the thresholds stay as they are"
-    columns = operating_columns(targets, scores, thresholds)
-    number, weights = resample_weights(patient_ids, n_resamples, seed, unit)
-    present, targets = present_findings(targets), np.asarray(targets, float)
-    result = operating_from_sums(resampled_sums(columns, number, weights), present)
-    for names, which in ((('sensitivity', 'ppv', 'f1'), targets == 1), (('specificity', 'npv'), targets == 0)):
-        alone = ~of_two_units(which, number) # of one patient: no interval, and none for the means that it is a part of
-        lost = np.r_[alone, (alone & present).any(), False, (alone & present).any()]
-        for name in names: result[name][:, lost] = np.nan
-    return result
-
-# %% ../../nbs/api/evaluation/resampling.ipynb #ef495fdc
-def exact_bounds(share,   # Shares that are 0 or 1, any shape
-                 n_units, # Patients behind each, 1 or more, same shape
-                ) -> tuple: # low, high, same shape
-    "Exact 95 % bounds of Clopper and Pearson, for a share of 0 or 1, where all resamples agree"
-    share, n_units = np.asarray(share, dtype=float), np.asarray(n_units)
-    if not np.isin(share, (0, 1)).all(): raise UserError(f'shares are {share.tolist()}; expected 0 or 1, for others use `interval`.')
-    if not (n_units >= 1).all(): raise UserError(f'n_units are {n_units.tolist()}; expected one patient or more.')
-    edge = .025**(1/n_units)
-    return np.where(share == 1, edge, 0.), np.where(share == 0, 1 - edge, 1.)
 
 # %% ../../nbs/api/evaluation/resampling.ipynb #8e19cf48
 def structural_components(target, # 0 or 1, both present, shape (n_images,)

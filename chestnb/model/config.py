@@ -138,6 +138,7 @@ def change_model(
         except ValueError: raise UserError(f"branch_stages are {asked['branch_stages']!r}; expected whole numbers such as -1,-2") from None
     return model | {name: asked[name] for name in ('attention', 'reduced_channels', 'dropout') if name in asked}
 
+# %% ../../nbs/api/model/config.ipynb #980ca28e
 def config_from_options(
     model:str='small', # 'small' (two CPU cores) or 'reference' (DenseNet-121 + ResNet-50, ImageNet weights, 224 pixels)
     **options          # Names of `config_options`; None or '' leaves what the model says

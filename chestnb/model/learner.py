@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import torch
 from functools import partial
-from fastai.callback.fp16 import MixedPrecision
 from fastai.learner import Learner, Recorder
 from ..data.datablock import chest_dataloaders, positive_weights
 from ..data.dataset import ChestDataset
@@ -24,7 +23,7 @@ from .config import TrainConfig
 from .distributed import images_per_process, loaders_of, n_processes, process_number, SeveralProcesses
 from .fusion import fusion_parameter_groups, FusionModel, set_prior
 from .losses import make_loss
-from .machine import amp_mode, pick_device, set_speed
+from .machine import amp_mode, ConfiguredPrecision, pick_device, set_speed
 from .optimizer import LevelAdamW
 from .recorder import MacroAUROC, XrayRecorder
 
@@ -91,6 +90,6 @@ def make_learner(
         opt_func=partial(LevelAdamW, weight_decay=config.weight_decay, fused=device.type in ('cpu', 'cuda')), splitter=fusion_parameter_groups)
     learn.remove_cb(Recorder).add_cb(XrayRecorder())
     amp = amp_mode(device, config.mixed_precision)
-    if amp: learn.add_cb(MixedPrecision(amp_mode=amp))
+    if amp: learn.add_cb(ConfiguredPrecision(amp_mode=amp))
     if n_processes() > 1: learn.add_cb(SeveralProcesses(device))
     return learn

@@ -31,6 +31,7 @@ class MacroAUROC(Metric):
     def accumulate(self, learn): self.batches.append((learn.pred.detach(), learn.y.detach()))
     @property
     def value(self):
+        if not self.batches: return float('nan') # images without labels
         own = tuple(torch.cat(tensors).float().cpu().numpy() for tensors in zip(*self.batches))
         scores, targets = (np.concatenate(parts) for parts in zip(*gather(own)))
         return known_macro_auroc(targets, scores)
@@ -60,12 +61,15 @@ class XrayRecorder(Recorder):
     name = 'recorder'
     def __init__(self):
         super().__init__(train_metrics=True)
-        self.loss, self.smooth_loss, self.train_loss = MeanLoss(), SmoothLoss(), MeanLoss()
+        self.loss, self.smooth_loss, self.train_loss, self.done = MeanLoss(), SmoothLoss(), MeanLoss(), []
     @property
     def _train_mets(self): return L() if getattr(self, 'cancel_train', False) else L(self.smooth_loss, self.train_loss) + self.metrics
     def after_train(self):
         self.log += self._train_mets[1:].map(lambda metric: metric.value)
         self.settle()
+    def after_epoch(self):
+        if len(self.log) == 1 and self.epoch < len(self.done): self.log += [self.done[self.epoch][name] for name in self.metric_names[1:-1]]
+        super().after_epoch()
     def after_fit(self): self.settle()
     def settle(self):
         waiting = [loss for loss in self.losses if isinstance(loss, torch.Tensor)]

@@ -140,7 +140,8 @@ class RunRecorder(Callback):
 # %% ../../nbs/api/model/runs.ipynb #48abb633
 @patch
 def before_fit(self:RunRecorder):
-    "Give a resumed float16 run the gradient scale that it had"
+    "Tell the Recorder what is done; give a resumed float16 run the gradient scale that it had"
+    self.learn.recorder.done = self.rows
     if not self.rows or not getattr(self.learn, 'scaler', None): return
     with safe_open(self.folder/CHECKPOINT, 'pt') as file: scale = json.loads(file.metadata()['scaler'])
     if scale: self.learn.scaler.load_state_dict(scale)

@@ -187,7 +187,7 @@ def make_patient(
 def table_of(
     visits:list,  # Of Visit
     size:int=128  # Pixels
-) -> pd.DataFrame: # As chestnb.dataset.read_metadata gives it
+) -> pd.DataFrame: # As chestnb.data.tables.read_metadata gives it
     "One row an image."
     rows = [dict(image=v.image, patient_id=v.patient_id, follow_up=v.follow_up, age=float(v.age), sex=v.sex, view_position=v.view_position,
                  width=size, height=size, pixel_spacing_x=400/size, pixel_spacing_y=400/size,
@@ -200,7 +200,7 @@ def cohort_table(
     n_patients:int=400, # Patients
     seed:int=0,         # Names the cohort
     size:int=128        # Pixels, for the width and height columns
-) -> pd.DataFrame:      # As chestnb.dataset.read_metadata gives it
+) -> pd.DataFrame:      # As chestnb.data.tables.read_metadata gives it
     "The metadata of a cohort, without drawing it."
     if n_patients<1: raise UserError(f'n_patients is {n_patients}: expected 1 or more.')
     ids = range(FIRST_SYNTHETIC_PATIENT, FIRST_SYNTHETIC_PATIENT+n_patients)

@@ -5,35 +5,32 @@
 # %% auto #0
 __all__ = ['FORMATS', 'LARGEST_SVG', 'cell_text', 'ReportTable', 'ReportFigure', 'figure_bytes', 'new_figure', 'Report']
 
-# %% ../../../nbs/api/evaluation/report/document.ipynb #3377e824
+# %% ../../../nbs/api/evaluation/report/document.ipynb #2202199a
 import base64, io
 import numpy as np
 import pandas as pd
 from dataclasses import dataclass
 from fastcore.basics import patch
 from ...core.errors import UserError
-from .reading import _listed
+from ...core.text import interval_text, listed
 
-# %% ../../../nbs/api/evaluation/report/document.ipynb #1143a8b1
-FORMATS = {'whole': '{:,.0f}', 'share': '{:.1%}', 'score': '{:.3f}', 'fine': '{:.4f}', 'signed': '{:+.3f}', 'fine_signed': '{:+.4f}', 'ratio_signed': '{:+.2f}', 'one': '{:.1f}', 'ratio': '{:.2f}', 'published': '{:.3f}', 'year': '{:.0f}'}
+# %% ../../../nbs/api/evaluation/report/document.ipynb #e3d2d10a
+FORMATS = {'share': (1, '', True), 'score': (3,), 'fine': (4,), 'signed': (3, '+'), 'fine_signed': (4, '+'), 'ratio_signed': (2, '+'), 'one': (1,), 'ratio': (2,)} # digits, sign, per cent
 
 def cell_text(
-    kind:str, # 'text', 'long', 'name', 'p' or a key of `FORMATS`
+    kind:str, # 'text', 'long', 'name', 'whole', 'year', 'p' or a key of `FORMATS`
     values    # One value, or a value with the bounds of its interval
 ) -> str:     # For the page
     "One cell as text: a number, or a number and its interval."
-    first, *bounds = values
+    first, low, high = [*values, None, None][:3]
     if first is None or pd.isna(first): return '–'
     if kind in ('text', 'long'): return str(first)
     if kind == 'name': return str(first).replace('_', ' ')
     if kind == 'p': return '< 0.001' if first < .001 else f'{first:.3f}'
-    def write(value):
-        text = FORMATS[kind].format(round(float(value), 10) + 0.)
-        return text.lstrip('+-') if not text.strip('+-0.%') else text # zero has no sign
-    known = bool(bounds) and np.isfinite(np.asarray(bounds, float)).all() and np.ptp(np.asarray(bounds, float)) > 1e-9
-    return write(first) + (f' [{", ".join(map(write, bounds))}]' if known else '')
+    if kind in ('whole', 'year'): return f"{first:{',' if kind == 'whole' else ''}.0f}"
+    return interval_text(first, low, high, *FORMATS[kind])
 
-# %% ../../../nbs/api/evaluation/report/document.ipynb #7e405a29
+# %% ../../../nbs/api/evaluation/report/document.ipynb #b174fa7f
 @dataclass
 class ReportTable:
     "Numbers in full precision, and how the page shows them."
@@ -53,7 +50,12 @@ class ReportTable:
         shown = self.frame if self.rows is None else self.frame[self.rows]
         return [[(kind, cell_text(kind, row[list(names)].tolist())) for _, kind, *names in self.columns] for _, row in shown.iterrows()]
 
-# %% ../../../nbs/api/evaluation/report/document.ipynb #717eef5d
+    @property
+    def shown(self) -> pd.DataFrame:
+        "What the page shows, as a table of texts"
+        return pd.DataFrame([[text for _, text in row] for row in self.cells], columns=[heading for heading, _ in self.headings])
+
+# %% ../../../nbs/api/evaluation/report/document.ipynb #80c5f2d7
 LARGEST_SVG = 400_000 # Bytes of an SVG that goes into the page; larger ones are shown as PNG
 
 @dataclass
@@ -64,7 +66,7 @@ class ReportFigure:
     svg: bytes   # Vector drawing
     png: bytes   # Pixels
     width: int   # Pixels of `png`
-    height: int
+    height: int  # Pixels of `png`
 
     @property
     def source(self):
@@ -72,11 +74,11 @@ class ReportFigure:
         kind, content = ('svg+xml', self.svg) if len(self.svg) <= LARGEST_SVG else ('png', self.png)
         return f'data:image/{kind};base64,{base64.b64encode(content).decode()}'
 
-# %% ../../../nbs/api/evaluation/report/document.ipynb #c0eeeb4a
+# %% ../../../nbs/api/evaluation/report/document.ipynb #47099519
 def figure_bytes(
     figure,         # matplotlib Figure
     ending:str,     # 'svg' or 'png'
-    dpi:int=150     # Resolution of the PNG
+    dpi:int=150     # Resolution of the PNG, dots per inch
 ) -> bytes:         # The file's content; the same figure gives the same bytes
     "A figure as the bytes of a file."
     import matplotlib as mpl
@@ -86,18 +88,21 @@ def figure_bytes(
     return file.getvalue()
 
 def new_figure(
-    width:float,       # Inches
-    height:float,      # Inches
-    rows:int=1,        # Rows of axes
-    columns:int=1      # Columns of axes
-) -> tuple:            # Figure, axes
-    "A figure that is closed at once: it is shown only where it is returned, and nothing piles up."
+    n:int,          # Panels, in rows of `most`
+    width:float,    # Inches of one
+    height:float,   # Inches of one
+    most:int=1,     # Panels in a row
+    least:float=0.  # Inches of the whole figure, at least
+) -> tuple:         # Figure, list of n axes
+    "Axes in a figure that is closed at once: it is shown only where it is returned, and nothing piles up."
     import matplotlib.pyplot as plt
-    figure, axes = plt.subplots(rows, columns, figsize=(width, height), layout='constrained')
+    columns, rows = min(n, most), -(-n//most)
+    figure, axes = plt.subplots(rows, columns, figsize=(max(width*columns, least), height*rows + .9), layout='constrained', squeeze=False)
+    for ax in axes.flat[n:]: ax.remove()
     plt.close(figure)
-    return figure, axes
+    return figure, list(axes.flat[:n])
 
-# %% ../../../nbs/api/evaluation/report/document.ipynb #aea61447
+# %% ../../../nbs/api/evaluation/report/document.ipynb #c167ba83
 class Report:
     "Facts, tables and figures of one evaluation, to be written as a folder."
     def __init__(self,
@@ -106,7 +111,7 @@ class Report:
 
     def __repr__(self): return f'Report({self.name!r}: {len(self.tables)} tables, {len(self.figures)} figures)'
 
-# %% ../../../nbs/api/evaluation/report/document.ipynb #34bbdf5e
+# %% ../../../nbs/api/evaluation/report/document.ipynb #003cd3ef
 @patch
 def add_table(self:Report,
     name:str,           # File name without ending
@@ -117,18 +122,18 @@ def add_table(self:Report,
     wide:bool=False,    # Printed smaller on paper
     rows=None           # (n_rows,) bool, the rows that the page shows; None: all
 ):
-    "Add a table; a column that the frame lacks is an error now and not in the page."
+    "Add a table."
     lacking = {column for _, _, *names in columns for column in names} - set(frame.columns)
-    if lacking: raise UserError(f'The table {name} has no column {_listed(sorted(lacking))}; it has {_listed(frame.columns, 30)}.')
+    if lacking: raise UserError(f'The table {name} has no column {listed(sorted(lacking))}; it has {listed(frame.columns, 30)}.')
     rows = None if rows is None else np.asarray(rows, bool)
     self.tables[name] = ReportTable(caption, frame.reset_index(drop=True), tuple(columns), note, wide, rows)
 
-# %% ../../../nbs/api/evaluation/report/document.ipynb #610b9192
+# %% ../../../nbs/api/evaluation/report/document.ipynb #1edb6c40
 @patch
 def add_figure(self:Report,
     name:str,    # File name without ending
     figure,      # matplotlib Figure
-    caption:str, # What it shows and what was found
+    caption:str, # What it shows
     alt:str      # For those who cannot see it
 ):
     "Add a figure with its caption and alt text."
