@@ -220,6 +220,7 @@ def test_bad_arguments_say_what_to_do(arguments, message):
 
 def test_bad_configurations_and_batches():
     with pytest.raises(UserError, match='keys among branches'): FusionModel.from_config({'branch': 'resnet50'})
+    with pytest.raises(UserError, match='remove pretrained'): FusionModel.from_config(SMALL_FUSION | {'pretrained': True})
     with pytest.raises(UserError, match='findings without names'): FusionModel.from_config({'branches': ['test_resnet'], 'n_findings': 5})
     model = model_of()
     for wrong in (torch.zeros(2, 3, 64, 64), torch.zeros(1, 64, 64), torch.zeros(2, 1, 16, 64)):

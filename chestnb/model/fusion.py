@@ -42,6 +42,7 @@ def from_first_version(
 ):         # The same under today's names
     "chestnb 0.1 fed all branches with pixels less .449 over .226, knew NIH's 14 findings only, and wrote `pretrained`."
     if not isinstance(config, dict) or not config.keys() & {'pretrained', 'n_findings'}: return config
+    if {'pretrained', 'weights'} <= config.keys(): raise UserError("this configuration has both pretrained (of chestnb 0.1) and weights; remove pretrained")
     config = dict(config)
     n, weights = config.pop('n_findings', len(FINDINGS)), 'imagenet' if config.pop('pretrained', False) else 'none'
     if n != len(FINDINGS): raise UserError(f'this configuration is of chestnb 0.1 and has {n} findings without names; replace n_findings by findings=[...], one name for each.')
