@@ -13,10 +13,10 @@ from tqdm import tqdm
 from ..core.errors import UserError
 from ..core.text import listed
 from .fitted import FittedOn
-from .intervals import influence_on_difference, student_interval, wilson_interval
+from .intervals import influence_on_difference, student_interval, wilson_interval, with_mean
 from .roc import COLOURS
 from .scored import label_array, Scored
-from .subgroups import auroc_influences, patient_counts, row_notes, with_mean
+from .subgroups import auroc_influences, patient_counts, row_notes
 
 # %% ../../nbs/07_trust.ipynb #4f3487ea
 FEATURE_CODES = {'view_position': {'PA': 0., 'AP': 1.}, 'sex': {'F': 0., 'M': 1.}}

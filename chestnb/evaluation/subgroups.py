@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['AGE_EDGES', 'NOT_KNOWN', 'MOST_GROUPS', 'SUBGROUPS', 'ANY', 'SUBGROUP_MEASURES', 'EVERYONE', 'MEASURE_NAMES',
            'age_groups', 'first_or_later', 'named_groups', 'subgroup_columns', 'with_any', 'outcomes', 'patient_counts',
-           'threshold_array', 'auroc_influences', 'appended', 'group_influences', 'with_mean', 'row_notes',
-           'subgroup_table', 'subgroup_note', 'readable_subgroups', 'group_label', 'plot_subgroups']
+           'threshold_array', 'auroc_influences', 'group_influences', 'row_notes', 'subgroup_table', 'subgroup_note',
+           'readable_subgroups', 'group_label', 'plot_subgroups']
 
-# %% ../../nbs/api/evaluation/subgroups.ipynb #2fc0d784
+# %% ../../nbs/api/evaluation/subgroups.ipynb #8dd7a96a
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 from ..core.errors import UserError
 from ..core.text import interval_text, listed, plural
-from .intervals import (auroc_influence, finding_influence, Influence, influence_on_difference, ratio_influence,
-    student_interval, sums_by_unit, wilson_interval)
+from .intervals import (appended, auroc_influence, finding_influence, Influence, influence_on_difference, ratio_influence,
+    student_interval, sums_by_unit, wilson_interval, with_mean)
 from .resampling import holm
 from .roc import COLOURS
 from .scored import Scored
@@ -137,7 +137,7 @@ def threshold_array(thresholds,      # Finding -> threshold (NaN where none coul
     if bad: raise UserError(f'The threshold of {bad[0]} is {given[bad[0]]!r}; expected a probability.')
     return values.to_numpy(float)
 
-# %% ../../nbs/api/evaluation/subgroups.ipynb #2df62ea1
+# %% ../../nbs/api/evaluation/subgroups.ipynb #06ff6c96
 SUBGROUP_MEASURES = ('auroc', 'false_negative_rate', 'false_positive_rate')
 
 def auroc_influences(scored: Scored,      # Predictions and labels
@@ -147,12 +147,6 @@ def auroc_influences(scored: Scored,      # Predictions and labels
     "How much each patient moves the AUROC of each finding"
     parts = [finding_influence(auroc_influence, *scored.finding(f)[:2], number[scored.known(f)], n_units) for f in scored.findings]
     return Influence(*(np.stack(part, axis=-1) for part in zip(*parts)))
-
-def appended(influence: Influence, # On some scores
-             *columns,             # point, bias, cr3, cr2 and support of one more
-            ) -> Influence: # With the one more
-    "One more score"
-    return Influence(*(np.concatenate([old, np.asarray(new, dtype=float)[..., None]], axis=-1) for old, new in zip(influence, columns)))
 
 def group_influences(scored: Scored, # Images of one group
                      thresholds,     # (n_findings,), NaN where there is none
@@ -164,21 +158,11 @@ def group_influences(scored: Scored, # Images of one group
     events = outcomes(scored.targets, scored.scores, thresholds)
     counts = sums_by_unit(events.reshape(len(events), -1), number, n_units).reshape(n_units, -1, 4)
     fn, positive, fp, negative = np.moveaxis(counts*np.r_[~np.isnan(thresholds), ~np.isnan(thresholds).all()][:, None], 2, 0)
-    return {'auroc': appended(auroc_influences(scored, number, n_units), np.nan, 0, nobody, nobody, 0),
+    return {'auroc': appended(auroc_influences(scored, number, n_units), np.nan, 0, nobody, nobody, 0, 0),
             'false_negative_rate': ratio_influence(fn, positive, (positive > 0).sum(axis=0)),
             'false_positive_rate': ratio_influence(fp, negative, (negative > 0).sum(axis=0))}
 
-# %% ../../nbs/api/evaluation/subgroups.ipynb #c95debdf
-def with_mean(influence: Influence, # On the findings, and maybe more
-              use,                  # Which of the findings are averaged, (n_findings,) bool
-             ) -> Influence: # With their mean
-    "Append the mean over some findings"
-    use = np.flatnonzero(use)
-    if not len(use): return appended(influence, np.nan, 0, *np.zeros((2, len(influence.cr2))), 0)
-    moved = influence.cr2[:, use].mean(axis=1)
-    support = max(np.count_nonzero(moved), influence.support[use].max()) # patients behind the mean; nobody moves it where all outcomes are alike
-    return appended(influence, influence.point[use].mean(), influence.bias[use].mean(), moved, moved, support)
-
+# %% ../../nbs/api/evaluation/subgroups.ipynb #1eb34f3e
 def _with_means(sides, counts, smallest):
     "Both sides with the macro mean of each measure, and whether each finding is in it"
     enough = np.all([count[:-1] >= max(2, smallest) for count in counts], axis=(0, 2))
