@@ -84,23 +84,3 @@ def study_truth() -> dict: # 'auroc', 'average_precision' and 'sensitivity' at `
     precision = share*tpr/(share*tpr + (1 - share)*fpr)
     return dict(auroc=STUDY_AUROCS, sensitivity=np.full(share.shape, .75),
                 average_precision=(-np.diff(tpr, axis=0)*(precision[1:] + precision[:-1])/2).sum(axis=0))
-
-# %% ../../nbs/api/evaluation/simulation.ipynb #5a1d7c21
-def known_probabilities(n_patients: int = 300,       # Synthetic patients
-                        per_patient: int = 2,        # Images of each
-                        seed: int = 0,               # The same seed draws the same patients
-                        first: int = 90_000_001,     # Number of the first patient
-                        log_odds=None,               # Mean log-odds of the findings, one number or (n_findings,); None: about NIH's shares
-                        findings: tuple = FINDINGS,  # Names
-                       ) -> Scored: # Its scores are the true probabilities
-    "Synthetic patients whose labels are drawn from known probabilities, and a model that says exactly these"
-    random, size = np.random.default_rng(seed), len(findings)
-    mean = np.log(np.resize(STUDY_PREVALENCES, size)) - .5 if log_odds is None else log_odds
-    patients = np.repeat(first + np.arange(n_patients), per_patient)
-    shared = random.normal(size=(n_patients, size)).repeat(per_patient, axis=0)
-    probability = 1/(1 + np.exp(-mean - shared - random.normal(size=shared.shape)))
-    truth = random.random(probability.shape) < probability
-    images = np.array([f'{patient:08d}_{i % per_patient:03d}.png' for i, patient in enumerate(patients)])
-    table = pd.DataFrame(truth, columns=list(findings)).assign(image=images, patient_id=patients, **{NO_FINDING: ~truth.any(axis=1)})
-    table.attrs = {'findings': tuple(findings), 'provenance': PHANTOM_PROVENANCE}
-    return Scored(truth.astype(float), probability, patients, images, tuple(findings), table, PHANTOM_PROVENANCE)
