@@ -90,6 +90,7 @@ def usable_shortcuts(shortcuts: dict, # Name -> columns
     left_out = {name: why for name, columns in shortcuts.items() if (why := '; '.join(filter(None, map(reason, columns))))}
     return {name: columns for name, columns in shortcuts.items() if name not in left_out}, left_out
 
+# %% ../../nbs/07_trust.ipynb #32fcc428
 def source_rows(source: str,    # Where the scores are from
                 scored: Scored, # Predictions and labels
                 number,         # Number of each image's patient, shape (n_images,)
