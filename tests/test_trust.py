@@ -22,7 +22,7 @@ from chestnb.evaluation.scores import score_table
 from chestnb.evaluation.shortcuts import MODEL, SHORTCUTS, plot_shortcuts, shortcut_features, shortcut_note, shortcut_predictions, shortcut_table
 from chestnb.evaluation.simulation import known_probabilities, simulated_predictions
 from chestnb.evaluation.subgroups import (ANY, EVERYONE, NOT_KNOWN, SUBGROUP_MEASURES, age_groups, first_or_later, named_groups, outcomes,
-    patient_counts, plot_subgroups, readable_subgroups, subgroup_columns, subgroup_note, subgroup_table, threshold_array)
+    patients_with, plot_subgroups, readable_subgroups, subgroup_columns, subgroup_note, subgroup_table, threshold_array)
 from chestnb.evaluation.thresholds import choose_thresholds
 
 
@@ -194,7 +194,7 @@ def test_outcomes_equal_plain_loops(seed, n):
 def test_patients_are_counted_once():
     targets = np.zeros((5, 14))
     targets[[0, 1, 3], 2], targets[4, 3] = 1, np.nan
-    counts = patient_counts(targets, np.array([0, 0, 1, 1, 2]))
+    counts = patients_with(targets, np.array([0, 0, 1, 1, 2]))
     assert counts[2].tolist() == [2, 2] and counts[0].tolist() == [0, 3] and counts[3].tolist() == [0, 2] and counts[-1].tolist() == [2, 1]
 
 

@@ -16,7 +16,7 @@ from .fitted import FittedOn
 from .intervals import influence_on_difference, student_interval, wilson_interval, with_mean
 from .roc import COLOURS
 from .scored import label_array, Scored
-from .subgroups import auroc_influences, patient_counts, row_notes
+from .subgroups import auroc_influences, patients_with, row_notes
 
 # %% ../../nbs/07_trust.ipynb #4f3487ea
 FEATURE_CODES = {'view_position': {'PA': 0., 'AP': 1.}, 'sex': {'F': 0., 'M': 1.}}
@@ -90,6 +90,7 @@ def usable_shortcuts(shortcuts: dict, # Name -> columns
     left_out = {name: why for name, columns in shortcuts.items() if (why := '; '.join(filter(None, map(reason, columns))))}
     return {name: columns for name, columns in shortcuts.items() if name not in left_out}, left_out
 
+# %% ../../nbs/07_trust.ipynb #32fcc428
 def source_rows(source: str,    # Where the scores are from
                 scored: Scored, # Predictions and labels
                 number,         # Number of each image's patient, shape (n_images,)
@@ -97,7 +98,7 @@ def source_rows(source: str,    # Where the scores are from
                 model=None,     # `Influence` of the model on the same images, to be compared
                ) -> tuple: # A row a finding and one of their mean; the influence on these AUROCs
     "AUROC of one source of scores, and the model minus it"
-    counts = patient_counts(scored.targets, number)
+    counts = patients_with(scored.targets, number)
     influence = with_mean(auroc_influences(scored, number, n_units), counts[:-1].min(axis=1) >= 2)
     positives = np.nansum(scored.targets, axis=0).astype(int)
     frame = pd.DataFrame({'source': source, 'finding': [*scored.findings, 'macro'], 'images': len(scored), 'positives': [*positives, positives.sum()],

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['AGE_EDGES', 'NOT_KNOWN', 'MOST_GROUPS', 'SUBGROUPS', 'ANY', 'SUBGROUP_MEASURES', 'EVERYONE', 'MEASURE_NAMES',
-           'age_groups', 'first_or_later', 'named_groups', 'subgroup_columns', 'with_any', 'outcomes', 'patient_counts',
+           'age_groups', 'first_or_later', 'named_groups', 'subgroup_columns', 'with_any', 'outcomes', 'patients_with',
            'threshold_array', 'auroc_influences', 'group_influences', 'row_notes', 'subgroup_table', 'subgroup_note',
            'readable_subgroups', 'group_label', 'plot_subgroups']
 
@@ -98,7 +98,7 @@ def subgroup_columns(table: pd.DataFrame,      # Metadata
     frame.attrs['left_out'] = dict.fromkeys(lacking, 'not in the table') | dict.fromkeys(empty, 'unknown for all images')
     return frame
 
-# %% ../../nbs/api/evaluation/subgroups.ipynb #2ad59dc3
+# %% ../../nbs/api/evaluation/subgroups.ipynb #f96f9a2a
 ANY = 'any finding'
 
 def with_any(targets, # 1 positive, 0 negative, NaN unknown, shape (n_images, n_findings)
@@ -116,7 +116,7 @@ def outcomes(targets,    # 1 positive, 0 negative, NaN unknown, shape (n_images,
     flagged = np.c_[flagged, flagged.any(axis=1)]
     return np.stack([positive & ~flagged, positive, negative & flagged, negative], axis=2)
 
-def patient_counts(targets, # 1 positive, 0 negative, NaN unknown, shape (n_images, n_findings)
+def patients_with(targets, # 1 positive, 0 negative, NaN unknown, shape (n_images, n_findings)
                    number,  # Number of each image's patient, shape (n_images,)
                   ) -> np.ndarray: # (n_findings + 1, 2): patients with a positive image, patients with a negative one; findings, then `ANY`
     "From how many patients the positive and the negative images come"
@@ -219,7 +219,7 @@ def _holm_columns(frame):
     frame.attrs['tests'] = tests
     return frame
 
-# %% ../../nbs/api/evaluation/subgroups.ipynb #ed868c4d
+# %% ../../nbs/api/evaluation/subgroups.ipynb #0f44b794
 def _count_columns(scored, number, counts):
     "Images, unknown labels, patients, positives and positive patients of a group, for the findings, `ANY` and macro"
     positive, negative = with_any(scored.targets)
@@ -230,7 +230,7 @@ def _count_columns(scored, number, counts):
 def _group_rows(scored, rows, thresholds, number, n_units, smallest):
     "The rows of one group: each finding, `ANY` and macro"
     sides = [(scored.rows(side), number[side]) for side in (rows, ~rows) if side.any()]
-    counts = [patient_counts(part.targets, units) for part, units in sides]
+    counts = [patients_with(part.targets, units) for part, units in sides]
     (inside, *rest), averaged = _with_means([group_influences(part, thresholds, units, n_units) for part, units in sides], counts, smallest)
     enough = [np.r_[count.min(axis=1), count[-1, 0]] >= smallest for count in counts]  # macro: patients with any finding, and findings
     for side, count in zip(enough, counts): side[-1] &= averaged.sum() > 1 and count[:-1, 1].max() >= smallest # a mean of one finding is that finding
