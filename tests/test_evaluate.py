@@ -16,7 +16,7 @@ from chestnb.data.findings import FINDINGS, NO_FINDING
 from chestnb.data.provenance import NIH_PROVENANCE
 from chestnb.evaluation.comparison import aligned, compare_models, compare_per_finding
 from chestnb.evaluation.intervals import (influence_on_difference, mean_influence, operating_influence, prevalence_influence, score_influence, student_interval,
-    wilson_interval)
+    score_interval)
 from chestnb.evaluation.operating import threshold_table
 from chestnb.evaluation.predictions import COLUMNS, IMAGE, check_predictions, predictions_frame, read_predictions, write_predictions
 from chestnb.evaluation.results import save_evaluation

@@ -14,7 +14,7 @@ from sklearn.metrics import (average_precision_score, brier_score_loss, f1_score
 
 from chestnb.core.errors import UserError
 from chestnb.evaluation.intervals import (auroc_influence, average_precision_influence, influence_on_difference, jackknife_bias, mean_influence, operating_influence,
-    ratio_influence, score_influence, student_interval, wilson_interval)
+    ratio_influence, score_influence, student_interval, score_interval)
 from chestnb.evaluation.metrics import RankedScores, auroc, average_precision, weighted_scores
 from chestnb.evaluation.resampling import (MEANS, OPERATING, UNITS, bootstrap_p, common_pot, delong, difference_test, holm, interval, operating_columns,
     operating_scores, patient_bootstrap, present_findings, resample_weights, resampled_sums, structural_components, with_means)
@@ -425,7 +425,7 @@ def test_no_warnings_on_empty_classes():
         patient_bootstrap(targets, scores, patients, 5)
         number = np.unique(patients, return_inverse=True)[1]
         for influence in (score_influence(targets, scores, number, number.max() + 1), operating_influence(targets, scores, .5, number, number.max() + 1)):
-            for each in influence.values(): wilson_interval(mean_influence(each, targets, number))
+            for each in influence.values(): score_interval(mean_influence(each, targets, number))
 
 
 @pytest.mark.parametrize('ids', [[1., np.nan, 2.], [None, 1, 2], pd.array([1, pd.NA, 2], dtype='Int64')])
@@ -468,15 +468,15 @@ def test_wilson_interval_of_independent_patients_is_wilsons():
     for hits, n in ((40, 100), (150, 1000)):
         one = ratio_influence((np.arange(n) < hits).astype(float)[:, None], np.ones((n, 1)), np.array([n]))
         reference = binomtest(hits, n).proportion_ci(method='wilson')
-        assert np.concatenate(wilson_interval(one)) == pytest.approx([reference.low, reference.high], abs=.006)
+        assert np.concatenate(score_interval(one)) == pytest.approx([reference.low, reference.high], abs=.006)
     nine = ratio_influence(np.ones((9, 1)), np.ones((9, 1)), np.array([9]))
-    assert np.concatenate(wilson_interval(nine)) == pytest.approx([9/(9 + t.ppf(.975, 8)**2), 1])
+    assert np.concatenate(score_interval(nine)) == pytest.approx([9/(9 + t.ppf(.975, 8)**2), 1])
 
 
 def test_intervals_of_copied_images_do_not_shrink_and_doubled_patients_do():
     targets, scores, patients = study(2, n_patients=40)
     number = np.unique(patients, return_inverse=True)[1]
-    def width(t, s, n): return np.diff(wilson_interval(mean_influence(score_influence(t, s, n, n.max() + 1)['auroc'], t, n)), axis=0)[0]
+    def width(t, s, n): return np.diff(score_interval(mean_influence(score_influence(t, s, n, n.max() + 1)['auroc'], t, n)), axis=0)[0]
     once, copied_images = width(targets, scores, number), width(np.r_[targets, targets], np.r_[scores, scores], np.r_[number, number])
     np.testing.assert_allclose(once, copied_images, atol=1e-9)
     assert (width(np.r_[targets, targets], np.r_[scores, scores], np.r_[number, number + 40]) < .8*once).all()
@@ -491,7 +491,7 @@ def test_intervals_cover_the_truth(n_patients, n_studies):
         present, influence = present_findings(targets), score_influence(targets, scores, number, n_patients)
         influence['sensitivity'] = operating_influence(targets, scores, STUDY_THRESHOLDS, number, n_patients)['sensitivity']
         for name, each in influence.items():
-            low, high = wilson_interval(mean_influence(each, targets, number))
+            low, high = score_interval(mean_influence(each, targets, number))
             true = np.r_[np.where(present, truth[name], np.nan), truth[name][present].mean()]
             known = np.isfinite(low[:15]) & np.isfinite(true)
             inside = (low[:15] <= true) & (true <= high[:15])

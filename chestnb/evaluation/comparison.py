@@ -13,7 +13,7 @@ from dataclasses import replace
 from ..core.errors import ListedError, UserError
 from ..core.text import listed
 from ..data.nih import label_release
-from .intervals import influence_on_difference, mean_influence, score_influence, student_interval, wilson_interval
+from .intervals import influence_on_difference, mean_influence, score_influence, student_interval, score_interval
 from .resampling import delong, difference_test, holm, MEANS
 from .scored import how_made, Scored
 from .scores import counts, point_scores
@@ -78,7 +78,7 @@ def model_influence(scored: Scored, # Predictions and labels
 
 def bounds(influence,      # `Influence` on findings and micro mean
            scored: Scored, # Whose targets they are
-           function,       # `wilson_interval` or `student_interval`
+           function,       # `score_interval` or `student_interval`
           ) -> tuple: # What the function gives, each (n_findings + 3,): findings, then `MEANS`
     "Bounds of the findings and their means"
     return function(mean_influence(influence, scored.targets, scored.units()))
@@ -96,7 +96,7 @@ def compare_models(models: dict,            # Name -> `Scored` of the same image
     reference = next(iter(influences.values()))['auroc']
     for name, scored in models.items():
         row = [value for short, point in zip(('auroc', 'average_precision'), point_scores(scored.targets, scored.scores))
-               for value in (point[at], *(b[at] for b in bounds(influences[name][short], scored, wilson_interval)))]
+               for value in (point[at], *(b[at] for b in bounds(influences[name][short], scored, score_interval)))]
         difference = bounds(influence_on_difference(influences[name]['auroc'], reference), scored, student_interval)
         rows[name] = [*row, row[0] - next(iter(rows.values()), row)[0], *(b[at] for b in difference)]
     columns = ['auroc', 'auroc_low', 'auroc_high', 'average_precision', 'ap_low', 'ap_high', 'difference', 'difference_low', 'difference_high', 'p']

@@ -11,7 +11,7 @@ import pandas as pd
 from ..core.errors import UserError
 from ..core.text import listed
 from ..data.findings import FINDINGS, findings_of
-from .intervals import mean_influence, operating_influence, wilson_interval
+from .intervals import mean_influence, operating_influence, score_interval
 from .resampling import MEANS, OPERATING, operating_scores
 from .scored import how_made, Scored
 from .scores import counts
@@ -46,7 +46,7 @@ def threshold_table(scored: Scored,        # Predictions and labels
     frame.insert(0, 'threshold', [*cut, *[np.nan]*len(MEANS)])
     influence = operating_influence(scored.targets, scored.scores, cut, number, number.max() + 1)
     for name, values in operating_scores(scored.targets, scored.scores, cut).items():
-        low, high = wilson_interval(mean_influence(influence[name], scored.targets, number))
+        low, high = score_interval(mean_influence(influence[name], scored.targets, number))
         frame[name], frame[f'{name}_low'], frame[f'{name}_high'] = values, np.where(np.isnan(values), np.nan, low), np.where(np.isnan(values), np.nan, high)
     bare = pd.DataFrame({name: frame[name].notna() & frame[f'{name}_low'].isna() for name in OPERATING})
     frame.attrs = how_made(scored, unit=unit, no_interval=frame.index[bare.any(axis=1)])

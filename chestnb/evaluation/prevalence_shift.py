@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ..core.errors import UserError
 from ..core.text import listed
 from .fitted import scores_of, with_changed_scores
-from .intervals import auroc_influence, finding_influence, Influence, wilson_interval
+from .intervals import auroc_influence, finding_influence, Influence, score_interval
 from .reliability import log_odds_of
 from .scored import Scored
 
@@ -95,4 +95,4 @@ def _auroc_interval(target, score, units):
     "One AUROC with its patient interval; NaN where there is none"
     names, number = np.unique(units, return_inverse=True)
     influence = Influence(*(np.array(part)[..., None] for part in finding_influence(auroc_influence, target, score, number, max(1, len(names)))))
-    return influence.point[0], *(bound[0] for bound in wilson_interval(influence))
+    return influence.point[0], *(bound[0] for bound in score_interval(influence))

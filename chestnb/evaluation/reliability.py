@@ -18,7 +18,7 @@ from ..core.errors import UserError
 from ..core.text import interval_text
 from .comparison import aligned
 from chestnb.evaluation.intervals import (Influence, influence_on_difference, ratio_influence, student_interval, sums_by_unit, variance_and_freedom,
-    wilson_interval, with_mean)
+    score_interval, with_mean)
 from .metrics import absent_findings, auroc
 from .resampling import interval, resample_weights, resampled_sums
 from .scored import how_made, Scored
@@ -92,7 +92,7 @@ def reliability_with_intervals(target,                    # 0 or 1, shape (n_ima
     _, place = np.unique(bin_numbers(score, bin_edges(score, n_bins, binning)), return_inverse=True)
     inside = np.eye(len(curve))[place]
     positives, images = (sums_by_unit(values, number, len(units)) for values in (inside*target[:, None], inside))
-    curve['observed_low'], curve['observed_high'] = wilson_interval(ratio_influence(positives, images, (images > 0).sum(axis=0)))
+    curve['observed_low'], curve['observed_high'] = score_interval(ratio_influence(positives, images, (images > 0).sum(axis=0)))
     return curve
 
 # %% ../../nbs/api/evaluation/reliability.ipynb #12452c46
@@ -216,7 +216,7 @@ def calibration_influence(target,  # 0 or 1, shape (n_images,)
 # %% ../../nbs/api/evaluation/reliability.ipynb #217edc9e
 def _smooth_bounds(name, influence):
     "Value, low and high of one smooth measure, for each finding and their mean"
-    if name in ('mean_score', 'prevalence', 'brier'): return influence.point, *wilson_interval(influence)
+    if name in ('mean_score', 'prevalence', 'brier'): return influence.point, *score_interval(influence)
     variance, freedom = variance_and_freedom(influence)
     reach, point = stdtrit(freedom, .975)*np.sqrt(variance), influence.point
     if name != 'brier_skill': return point, point - reach, point + reach

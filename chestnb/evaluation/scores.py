@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from ..core.text import interval_text, listed
 from ..data.findings import findings_of
-from .intervals import mean_influence, prevalence_influence, score_influence, wilson_interval
+from .intervals import mean_influence, prevalence_influence, score_influence, score_interval
 from .metrics import auroc, auroc_per_finding, average_precision, average_precision_per_finding
 from .predictions import predictions_frame
 from .resampling import common_pot, MEANS, present_findings, ratio, with_means
@@ -64,7 +64,7 @@ def score_table(scored: Scored,        # Predictions and labels
     points = dict(zip(('auroc', 'average_precision'), point_scores(scored.targets, scored.scores)))
     for name, prefix in (('prevalence', 'prevalence'), ('patient_prevalence', 'patient_prevalence'), ('auroc', 'auroc'), ('average_precision', 'ap')):
         if name in points: frame[name] = points[name]
-        low, high = wilson_interval(mean_influence(influence[name], scored.targets, number))
+        low, high = score_interval(mean_influence(influence[name], scored.targets, number))
         if name == 'patient_prevalence' and (unit == 'image' or not scored.n_patients): low = high = np.full(len(frame), np.nan)
         at = frame.columns.get_loc(name) + 1
         for end, values in (('high', high), ('low', low)): frame.insert(at, f'{prefix}_{end}', np.where(frame[name].isna(), np.nan, values))

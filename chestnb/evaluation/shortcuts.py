@@ -13,7 +13,7 @@ from tqdm import tqdm
 from ..core.errors import UserError
 from ..core.text import listed
 from .fitted import FittedOn
-from .intervals import influence_on_difference, student_interval, wilson_interval, with_mean
+from .intervals import influence_on_difference, student_interval, score_interval, with_mean
 from .roc import COLOURS
 from .scored import label_array, Scored
 from .subgroups import auroc_influences, patients_with, row_notes
@@ -103,7 +103,7 @@ def source_rows(source: str,    # Where the scores are from
     positives = np.nansum(scored.targets, axis=0).astype(int)
     frame = pd.DataFrame({'source': source, 'finding': [*scored.findings, 'macro'], 'images': len(scored), 'positives': [*positives, positives.sum()],
                           'positive_patients': counts[:, 0], 'auroc': influence.point})
-    frame['auroc_low'], frame['auroc_high'] = wilson_interval(influence)
+    frame['auroc_low'], frame['auroc_high'] = score_interval(influence)
     names = ['model_minus', 'model_minus_low', 'model_minus_high']
     difference = None if model is None else influence_on_difference(model, influence)
     frame[names] = np.nan if model is None else np.stack([difference.point, *student_interval(difference)[:2]], axis=1)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from ..core.errors import UserError
 from ..core.text import interval_text, listed, plural
 from .intervals import (appended, auroc_influence, finding_influence, Influence, influence_on_difference, ratio_influence,
-    student_interval, sums_by_unit, wilson_interval, with_mean)
+    student_interval, sums_by_unit, score_interval, with_mean)
 from .resampling import holm
 from .roc import COLOURS
 from .scored import Scored
@@ -174,7 +174,7 @@ def _measure_columns(inside, rest=None):
     "Estimate, interval, difference from the rest with its interval and p, of each measure"
     columns = {}
     for name, influence in inside.items():
-        low, high = wilson_interval(influence)
+        low, high = score_interval(influence)
         nothing = np.full(len(influence.point), np.nan)
         columns |= {name: influence.point, f'{name}_low': low, f'{name}_high': high}
         difference, low, high, p = [nothing]*4

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from fastcore.basics import patch
 from fastcore.docments import docments
 from ..core.errors import UserError
-from ..data.findings import UNKNOWN_POLICIES
-from .choices import ATTENTIONS, LOSSES, starts_trained, WEIGHTS_HELP
+from .choices import ATTENTIONS, LOSSES, UNKNOWN_LABELS
 
 # %% ../../nbs/api/model/config.ipynb #ee051dde
 REFERENCE_FUSION = dict(branches=['densenet121', 'resnet50'], reduced_channels=1024, attention='squeeze_excitation',
@@ -59,7 +58,7 @@ class ModelOptions:
     reduced_channels: int = 64            # Channels of each branch after its pointwise convolution, at least 1
     dropout: float = 0.0                  # Share of the pooled features dropped in training, 0 to below 1
 
-CHOICES = dict(loss=LOSSES, attention=(*ATTENTIONS, 'none'), sampler=(None, 'balanced'), unknown=tuple(UNKNOWN_POLICIES))
+CHOICES = dict(loss=LOSSES, attention=(*ATTENTIONS, 'none'), sampler=(None, 'balanced'), unknown=UNKNOWN_LABELS)
 
 # %% ../../nbs/api/model/config.ipynb #94df34c3
 @patch

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ROLES', 'OFFICIAL_TEST_IMAGES', 'OFFICIAL_TEXTS', 'Study', 'refuse_shared_patients', 'refuse_other_findings',
-           'model_name', 'read_part', 'make_study', 'with_validation', 'is_nih', 'official_part', 'official_text',
-           'resource_table']
+           'model_name', 'read_part', 'make_study', 'scored_with_validation', 'is_nih', 'official_part',
+           'official_text', 'resource_table']
 
 # %% ../../../nbs/api/evaluation/report/study.ipynb #0c064bcf
 import io, re
@@ -123,10 +123,10 @@ def make_study(
     study.notes = [f'{ROLES[role]}: {Path(given[role]).name}: {said}' for role, part in read.items() for said in (f'{part.note}.', *part.notes)]
     study.files = [{'role': role, 'file': Path(path).name, 'sha256': sha256_of(path)} for role, path in given.items()]
     if study.other: aligned({study.name: study.scored, study.other_name: study.other})
-    return with_validation(study, read['valid']) if valid else study
+    return scored_with_validation(study, read['valid']) if valid else study
 
 # %% ../../../nbs/api/evaluation/report/study.ipynb #acb904b8
-def with_validation(
+def scored_with_validation(
     study:Study,  # Without validation patients
     valid:Scored  # Their predictions and labels
 ) -> Study:       # The same with calibration and thresholds
