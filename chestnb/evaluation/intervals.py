@@ -147,8 +147,9 @@ def mean_influence(influence: Influence, # On the findings, then on the micro me
 def influence_on_difference(second: Influence, # On the scores of a model
                             first: Influence,  # On those of the reference, same images
                            ) -> Influence: # On second minus first
-    "Difference of the scores of two models on the same patients"
-    return Influence(*(b - a for a, b in zip(first[:4], second[:4])), *(np.minimum(a, b) for a, b in zip(first[4:], second[4:])))
+    "Difference of the scores of two models on the same patients; their biases are alike, and to subtract two estimates of them would only add noise"
+    point, _, cr3, cr2 = (b - a for a, b in zip(first[:4], second[:4]))
+    return Influence(point, np.zeros(point.shape), cr3, cr2, *(np.minimum(a, b) for a, b in zip(first[4:], second[4:])))
 
 # %% ../../nbs/api/evaluation/intervals.ipynb #eb7630ea
 def ratio_influence(part,     # What each patient adds above the line, shape (n_units, k)
