@@ -6,7 +6,7 @@
 __all__ = ['MOST_GROUPS', 'Influence', 'correct_leverage', 'auroc_influence', 'jackknife_bias', 'average_precision_influence',
            'effective_number', 'finding_influence', 'score_influence', 'borrowed_spread', 'mean_influence',
            'influence_on_difference', 'ratio_influence', 'sums_by_unit', 'operating_influence', 'prevalence_influence',
-           'variance_and_freedom', 'wilson_interval', 'student_interval']
+           'variance_and_freedom', 'wilson_interval', 'student_interval', 'appended', 'with_mean']
 
 # %% ../../nbs/api/evaluation/intervals.ipynb #26dabd80
 import numpy as np
@@ -239,3 +239,20 @@ def student_interval(influence: Influence, # On differences
     same = (error < 1e-9) & (np.abs(influence.point) < 1e-12) # the same model twice
     t = np.divide(np.abs(centre), error, out=np.full(error.shape, np.nan), where=error >= 1e-9)
     return np.clip(centre - reach, -1, 1), np.clip(centre + reach, -1, 1), np.where(same, 1., 2*stdtr(freedom, -t))
+
+# %% ../../nbs/api/evaluation/intervals.ipynb #7c2e51a1
+def appended(influence: Influence, # On some scores
+             *columns,             # point, bias, cr3, cr2, patients and support of one more
+            ) -> Influence: # With the one more
+    "One more score"
+    return Influence(*(np.concatenate([old, np.asarray(new, dtype=float)[..., None]], axis=-1) for old, new in zip(influence, columns)))
+
+def with_mean(influence: Influence, # On the findings, and maybe more
+              use,                  # Which of the findings are averaged, (n_findings,) bool
+             ) -> Influence: # With their mean
+    "Append the mean over some findings"
+    use = np.flatnonzero(use)
+    if not len(use): return appended(influence, np.nan, 0, *np.zeros((2, len(influence.cr2))), 0, 0)
+    moved = influence.cr2[:, use].mean(axis=1)
+    patients = max(np.count_nonzero(moved), influence.patients[use].max()) # nobody moves a mean whose outcomes are all alike
+    return appended(influence, influence.point[use].mean(), influence.bias[use].mean(), moved, moved, patients, influence.support[use].max())
