@@ -547,13 +547,13 @@ def filled_in(folder):
     "What people do with a report: fill in the card, add a note and a folder of their own."
     (folder/'model_card.md').write_text('Owner: us')
     (folder/'notes.txt').write_text('mine')
-    (folder/'figures'/'ours.png').write_bytes(b'drawn by hand')
+    (folder/'tables'/'ours.png').write_bytes(b'drawn by hand')
     (folder/'letters').mkdir()
     (folder/'letters'/'review.txt').write_text('dear editor')
 
 
 def theirs(folder):
-    return [(folder/name).read_text() for name in ('model_card.md', 'notes.txt', 'figures/ours.png', 'letters/review.txt')]
+    return [(folder/name).read_text() for name in ('model_card.md', 'notes.txt', 'tables/ours.png', 'letters/review.txt')]
 
 
 THEIRS = ['Owner: us', 'mine', 'drawn by hand', 'dear editor']
