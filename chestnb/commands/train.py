@@ -15,20 +15,19 @@ from ..core.errors import NOT_FOR_CLINICAL_USE, UserError
 from ..core.text import plural
 from ..model.config import config_from_options, config_options
 
-# %% ../../nbs/api/commands/train.ipynb #d5dd5027
+# %% ../../nbs/api/commands/train.ipynb #ae221928
 def choose_split(
     dataset,               # A `ChestDataset`
     split:str='patient',   # 'patient', 'official', a CSV file from `save_split`, or lists of image names
     seed:int=0             # Seed of a split that is drawn here, zero or more
 ):                         # DataFrame: image, patient_id, part
     "The patient-level split that the user asked for."
-    from chestnb.data.official import official_split
-    from chestnb.data.parts import load_split
+    from chestnb.data.official import official_split, read_split
     from chestnb.data.split import patient_split
     if seed < 0: raise UserError(f'seed is {seed}; expected zero or more')
     if split == 'official': return official_split(dataset.table, seed=seed)
     if split == 'patient': return patient_split(dataset.table, fractions=DEMO_FRACTIONS, seed=seed)
-    return load_split(split, dataset.table)
+    return read_split(split, dataset.table)
 
 # %% ../../nbs/api/commands/train.ipynb #bf39ecbf
 @command('data')
