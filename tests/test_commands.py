@@ -58,6 +58,19 @@ def test_every_command_takes_its_main_argument_either_way(command):
     assert f'[{MAIN[command].upper()}]' in said and f'--{MAIN[command]} ' in said and f'the same as --{MAIN[command]}' in said
 
 
+def test_lung_crops_are_packed_and_read(place):
+    "A lung crop bypassed the pack, and no command could pack it"
+    done = typed('chestnb_pack', 'cohort', '--size', 32, '--lung_crop', '--workers', 1, cwd=place)
+    assert done.returncode == 0 and '32 px' in done.stdout, done.stderr
+    from chestnb.data.dataset import ChestDataset
+    from chestnb.data.items import GreyImages
+    assert GreyImages(ChestDataset(place/'cohort'), 32, lung_crop=True).pack is not None
+    (place/'cohort'/'segmentation.csv').rename(place/'masks.csv')
+    try: done = typed('chestnb_pack', 'cohort', '--size', 32, '--lung_crop', cwd=place)
+    finally: (place/'masks.csv').rename(place/'cohort'/'segmentation.csv')
+    assert done.returncode == 2 and 'segmentation.csv' in done.stderr and 'Traceback' not in done.stderr
+
+
 def test_two_different_folders_are_refused(place):
     done = typed('chestnb_check', 'cohort', '--data', 'other', cwd=place)
     assert done.returncode == 2 and 'Give one of them' in done.stderr and 'Traceback' not in done.stderr

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['chestnb_check', 'chosen_folder', 'chestnb_nih', 'chestnb_chestmnist', 'chestnb_phantom', 'chestnb_audit',
-           'quarantined', 'pack_sizes', 'chestnb_pack']
+           'quarantined', 'pack_sizes', 'crop_of', 'chestnb_pack']
 
 # %% ../../nbs/api/commands/data.ipynb #d68cc4bf
 from pathlib import Path
@@ -118,12 +118,22 @@ def pack_sizes(
     if min(sizes) < 8: raise UserError(f'size {min(sizes)} is too small; give at least 8 pixels, for example --size 224')
     return sizes
 
+def crop_of(
+    dataset,       # A `ChestDataset`
+    lung_crop:bool # Cut to the lungs?
+):                 # What `pack_images` cuts out first; None: nothing
+    "The crop that the user asked for."
+    if not lung_crop: return None
+    from chestnb.data.items import lungs_crop # needs torch, so it is imported where it is needed
+    return lungs_crop(dataset)
+
 # %% ../../nbs/api/commands/data.ipynb #0de98f78
 @command('data')
 def chestnb_pack(
     data:str='',                  # Data set folder; empty: the embedded synthetic one
     on_mismatch:str='raise',      # Rows without an image, or images without a row: 'raise' or 'drop'
     size:Param('Side of the squares, pixels; may be given several times (default: 224)', str, action='append')=None,
+    lung_crop:store_true=False,   # Pack the squares around the lungs (needs segmentation.csv), for runs with --lung_crop yes
     out:str='',                   # Folder of the packs; empty: `packs` in the data set's folder
     workers:int=0,                # Processes that decode; 0: one for each core
     skip_unusable:store_true=False, # Leave out images that cannot be read, instead of failing at the end
@@ -132,9 +142,10 @@ def chestnb_pack(
     "Decode all images of a data set once, into one memory-mapped array. Not for clinical use."
     from chestnb.data.pack import pack_images, verified_pack
     dataset, sizes = open_dataset(data, on_mismatch=on_mismatch), pack_sizes(size)
+    crop = crop_of(dataset, lung_crop)
     for side in sizes:
-        if verify: pack = verified_pack(dataset, side, out)
-        else: pack = pack_images(dataset, side, out, workers, skip_unusable)
+        if verify: pack = verified_pack(dataset, side, out, crop=crop)
+        else: pack = pack_images(dataset, side, out, workers, skip_unusable, crop=crop)
         left_out = f', {len(pack.skipped):,} of them left out as unusable' if pack.skipped else ''
         print(f'{side} px: {len(pack):,} images{left_out}, {pack.data_path.stat().st_size/1e6:,.1f} MB in {pack.data_path}' + ' (verified)'*verify
               + ' (made before; its bytes were not checked now: --verify does so)'*pack.reused)
