@@ -772,7 +772,7 @@ def test_command_refuses_in_one_sentence(place, embedded):
 
 def test_runs_without_torch(place, embedded):
     folder, *_ = place
-    code = ('import sys; sys.argv = ["chestnb_report"]; from chestnb.commands import chestnb_report; '
+    code = ('import sys; sys.argv = ["chestnb_report"]; from chestnb.commands.evaluate import chestnb_report; '
             f'chestnb_report("test.csv", data={str(embedded/"data.csv")!r}, out="light", n_resamples=5); '
             'print([m for m in ("torch", "fastai", "timm", "torchxrayvision") if m in sys.modules])')
     done = subprocess.run([sys.executable, '-c', code], cwd=folder, capture_output=True, text=True)
