@@ -491,17 +491,16 @@ def test_shared_patients_other_images_and_rules(place, tmp_path):
 
 # Whole or absent
 
-def test_a_failure_leaves_the_old_report_and_nothing_else(place, tmp_path, monkeypatch):
-    folder, table, *_ = place
-    study = make_study(folder/'test.csv', table, n_resamples=0)
-    write_report(study, tmp_path/'out', disable=True)
+def test_a_failure_leaves_the_old_report_and_nothing_else(small, tmp_path, monkeypatch):
+    identity, report = small
+    report.write(tmp_path/'out', identity)
     before = {p: p.read_bytes() for p in (tmp_path/'out').rglob('*') if p.is_file()}
     def fails(*_, **__): raise OSError(28, 'No space left on device')
     for name in ('write_csv', 'write_json', 'write_text', 'write_atomically'):
         with monkeypatch.context() as patched:
             patched.setattr(evaluation_report_page, name, fails)
-            with pytest.raises(OSError): write_report(study, tmp_path/'out', disable=True)
-            with pytest.raises(OSError): write_report(study, tmp_path/'new', disable=True)
+            for folder in ('out', 'new'):
+                with pytest.raises(OSError): report.write(tmp_path/folder, identity)
         assert {p: p.read_bytes() for p in (tmp_path/'out').rglob('*') if p.is_file()} == before
         assert [p.name for p in tmp_path.iterdir() if not p.name.endswith('.lock')] == ['out']
 
@@ -773,7 +772,7 @@ def test_command_refuses_in_one_sentence(place, embedded):
 
 def test_runs_without_torch(place, embedded):
     folder, *_ = place
-    code = ('import sys; sys.argv = ["chestnb_report"]; from chestnb.commands import chestnb_report; '
+    code = ('import sys; sys.argv = ["chestnb_report"]; from chestnb.commands.evaluate import chestnb_report; '
             f'chestnb_report("test.csv", data={str(embedded/"data.csv")!r}, out="light", n_resamples=5); '
             'print([m for m in ("torch", "fastai", "timm", "torchxrayvision") if m in sys.modules])')
     done = subprocess.run([sys.executable, '-c', code], cwd=folder, capture_output=True, text=True)
