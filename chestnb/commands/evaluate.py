@@ -46,7 +46,7 @@ def chestnb_evaluate(
     print(f'{readable_scores(scores).to_string()}\n\n{score_note(scores)}')
     print(f'Tables and figures are in {out}. {NOT_FOR_CLINICAL_USE}')
 
-# %% ../../nbs/api/commands/evaluate.ipynb #5598156a
+# %% ../../nbs/api/commands/evaluate.ipynb #43d85358
 @command('predictions')
 def chestnb_report(
     predictions:str='',         # File of probabilities: ours, or anyone's with one column a finding
@@ -57,8 +57,9 @@ def chestnb_report(
     name:str='',                # Name of the model; empty: as the file or its folder
     rule:str='youden',          # Threshold rule: youden, sensitivity, specificity, f1 or cost
     rule_value:float=None,      # What the rule needs, such as 0.9 for sensitivity
-    n_resamples:int=1000,       # Bootstrap resamples of patients
-    seed:int=0,                 # Seed of the bootstrap
+    unknown:str='mask',         # Unknown labels: 'mask' leaves them out of a finding's score; 'negative' and 'positive' decide them
+    n_resamples:int=1000,       # Bootstrap resamples of patients, for the intervals of calibration error and net benefit
+    seed:int=0,                 # Seed of these resamples
     overwrite:store_true=False  # Replace another report that is in `out`
 ):
     "One page that a reviewer can check, of any model's predictions. Not for clinical use."
@@ -67,17 +68,17 @@ def chestnb_report(
     if not predictions: raise UserError('which predictions? Give their file: chestnb_report FILE, or --predictions FILE')
     table = labels_from(data)
     refuse_unknown_patients(table)
-    study = make_study(predictions, table, valid, compare, name, n_resamples, seed, rule, rule_value)
+    study = make_study(predictions, table, valid, compare, name, n_resamples, seed, rule, rule_value, unknown)
     print(f'{study.scored.note}, {n_resamples:,} resamples -> {out}', flush=True)
     print(report_summary(write_report(study, out, overwrite, report_command(locals())), out))
 
-# %% ../../nbs/api/commands/evaluate.ipynb #16c657af
+# %% ../../nbs/api/commands/evaluate.ipynb #9494269b
 def report_command(
     given:dict # Arguments of `chestnb_report`
 ) -> str:      # What was typed, without folders of this machine
     "The command line, for the page."
     files = ('predictions', 'data', 'valid', 'compare', 'out')
-    names = ('data', 'valid', 'compare', 'out', 'name', 'rule', 'rule_value', 'n_resamples', 'seed')
+    names = ('data', 'valid', 'compare', 'out', 'name', 'rule', 'rule_value', 'unknown', 'n_resamples', 'seed')
     words = {name: Path(given[name]).name if name in files and given[name] else given[name] for name in ('predictions', *names)}
     options = [f'--{name} {words[name]!r}' if isinstance(words[name], str) else f'--{name} {words[name]}' for name in names if words[name] not in ('', None)]
     return ' '.join(['chestnb_report', words['predictions'], *options])
