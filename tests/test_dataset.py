@@ -1017,3 +1017,36 @@ def test_a_lying_tiff_is_stood_up_and_its_size_is_that_of_its_pixels(tmp_path, o
 
 def test_a_patient_spelt_with_a_composed_and_a_decomposed_letter_is_one_patient():
     assert data_tables.patient_ids(['Mu\u0308ller', 'M\u00fcller', 'Mu\u0308ller']).nunique() == 1
+
+
+@pytest.mark.parametrize('cell, expected', [('Effusion,Mass', {'Effusion', 'Mass'}), ('Edema; mass', {'Edema', 'Mass'}), ("['Edema', 'Mass']", {'Edema', 'Mass'}), ('Mass|', {'Mass'}),
+                                            ('Normal', {NO_FINDING}), ('No findings', {NO_FINDING})])
+def test_labels_with_other_separators(tmp_path, cell, expected):
+    (tmp_path/'data.csv').write_text(f'Image Index,Finding Labels,Patient ID\na.png,"{cell}",1\n')
+    table = data_tables.read_metadata(tmp_path/'data.csv')
+    assert {name for name in CLASSES if table[name].iloc[0] == 1} == expected
+
+
+@pytest.mark.parametrize('cell', ['Effusion/Mass', 'Effusion,Fracture', 'Pleural Effusion', 'No Finding,Mass', 'None', 'Pneumothora'])
+def test_labels_that_leave_a_choice_are_refused(tmp_path, cell):
+    (tmp_path/'data.csv').write_text(f'Image Index,Finding Labels,Patient ID\na.png,"{cell}",1\n')
+    assert "column 'Finding Labels'" in message(lambda: data_tables.read_metadata(tmp_path/'data.csv'))
+
+
+@pytest.mark.parametrize('yes, no, unsure', [('Y', 'N', 'U'), ('1.00', '0.00', '-1.00'), ('positive', 'negative', 'uncertain'), ('TRUE', 'False', ''), ('present', 'absent', 'nan')])
+def test_marks_of_a_finding_in_other_words(tmp_path, yes, no, unsure):
+    (tmp_path/'data.csv').write_text(f'Image,Mass,PatientId\na.png,{yes},1\nb.png,{no},2\nc.png,{unsure},3\n')
+    np.testing.assert_array_equal(data_tables.read_metadata(tmp_path/'data.csv').Mass, [1, 0, np.nan])
+
+
+@pytest.mark.parametrize('said, age', [('58 years', 58), ('58yo', 58), ('18 months', 1.5), ('58 Y', 58)])
+def test_ages_with_their_unit_in_words(said, age): assert data_tables.parse_age(said) == age
+
+
+@pytest.mark.parametrize('header, row, name', [
+    ('ImageID,ImageDir,StudyDate_DICOM,PatientID,Projection,Labels', "1_2.png,0,20140915,4,PA,['normal']", 'PadChest'), ('image_id,rad_ID,Aortic enlargement,No finding', 'abc,R1,0,1', 'VinDr-CXR'),
+    ('subject_id,study_id,Enlarged Cardiomediastinum,Edema', '1,2,1.0,', 'MIMIC-CXR-JPG'), ('patientId,x,y,width,height,Target', 'a,1,2,3,4,1', 'RSNA')])
+def test_tables_of_public_sets_point_to_the_importer(tmp_path, header, row, name):
+    (tmp_path/'data.csv').write_text(f'{header}\n{row}\n')
+    said = message(lambda: data_tables.read_metadata(tmp_path/'data.csv'))
+    assert name in said and f'chestnb_import {tmp_path} --to' in said

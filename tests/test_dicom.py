@@ -665,3 +665,8 @@ def test_what_one_header_does_not_say_is_unknown_in_that_cell_alone(tmp_path, he
     table = ChestDataset(folder).table.set_index('image')
     known = {'sex': 'F', 'view_position': 'PA', 'age': 50}[column]
     assert table.loc['a.dcm', column] == known and table[column].isna().tolist() == [False, True]
+
+
+@pytest.mark.parametrize('said, view', [('POSTERO_ANTERIOR', 'PA'), ('antero_posterior', 'AP'), ('POSTEROANTERIOR', 'PA'), ('Antero-Posterior', 'AP')])
+def test_views_written_out_are_read_with_any_joint(said, view):
+    assert view_position(header(ViewPosition=said)) == view

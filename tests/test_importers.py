@@ -594,3 +594,42 @@ def test_the_shared_chexpert_case(tmp_path, root):
     dataset, told, left_out = brought(tmp_path/'cases/tables/chexpert', tmp_path/'data')
     assert dataset.table.patient_id.tolist() == [1, 2, 3, 4] and set(left_out.values()) == {'another view: L'} and len(left_out) == 4
     assert dataset.findings == tuple(CHEXPERT.split(',')[6:]) and 'uncertain label' in told
+
+
+def plain(folder, text, labels='lab'):
+    "A data set of a plain table with the columns file and who."
+    for name in ('a.png', 'b.png'): picture(folder/'source'/name)
+    write(folder/'source'/'t.csv', *text.splitlines())
+    return import_source(folder/'source'/'t.csv', folder/'out', ImportRules(image='file', patient='who', labels=labels), progress=False)[0]
+
+
+@pytest.mark.parametrize('cell, expected', [('mass;EDEMA', {'Mass', 'Edema'}), ("\"['Mass', 'Edema']\"", {'Mass', 'Edema'}), ('Normal', {'No Finding'})])
+def test_label_texts_are_split_and_one_spelling_is_one_finding(tmp_path, cell, expected):
+    data = plain(tmp_path, f'file,who,lab\na.png,1,Mass|Edema\nb.png,2,{cell}')
+    assert data.findings == ('Edema', 'Mass') and {name for name in (*data.findings, 'No Finding') if data.table[name].iloc[1]} == expected
+
+
+def test_label_texts_that_contradict_themselves_are_refused(tmp_path):
+    assert "t.csv, row 3: 'No Finding' stands beside a finding" in message(plain, tmp_path, 'file,who,lab\na.png,1,Mass\nb.png,2,Mass|No Finding')
+    assert not (tmp_path/'out').exists()
+
+
+@pytest.mark.parametrize('text, labels, reason', [('file,who,lab\na.png,1,normal\nb.png,2,normal', 'lab', 'names no finding'), ('file,who,Mass', 'Mass', 'the table has no row'),
+                                                  ('file,who,Mass\na.png,p1,1\nb.png,P1,0', 'Mass', 'differ only by capital letters'), ('file,who,Mass\na.png,1,1', ' , ', 'name its columns')])
+def test_refusals_speak_of_the_source_and_leave_nothing(tmp_path, text, labels, reason):
+    said = message(plain, tmp_path, text, labels)
+    assert reason in said and '.tmp' not in said and os.listdir(tmp_path) == ['source']
+
+
+def test_a_reader_who_says_nothing_is_no_negative(tmp_path):
+    for name in ('a.png', 'b.png'): picture(tmp_path/'source'/name)
+    write(tmp_path/'source'/'image_labels_train.csv', 'image_id,rad_id,Aortic enlargement,Atelectasis,No finding', 'a,R1,0,,0', 'a,R2,0,,0', 'b,R1,0,1,0', 'b,R2,0,,0')
+    table = import_source(tmp_path/'source', tmp_path/'out', ImportRules(readers='majority'), progress=False)[0].table
+    np.testing.assert_array_equal(table[['Aortic enlargement', 'Atelectasis', 'No Finding']].to_numpy(float), [[0, np.nan, np.nan], [0, 1, 0]])
+
+
+@pytest.mark.parametrize('cell', ['x', '2', '0.5'])
+def test_a_reading_that_is_no_label_is_refused(tmp_path, cell):
+    picture(tmp_path/'source'/'a.png')
+    write(tmp_path/'source'/'image_labels_train.csv', 'image_id,rad_id,Aortic enlargement,Atelectasis,No finding', f'a,R1,0,{cell},0')
+    assert "row 2 of the labels: 'Atelectasis' is" in message(import_source, tmp_path/'source', tmp_path/'out', progress=False) and not (tmp_path/'out').exists()

@@ -70,3 +70,19 @@ def test_chestnb_phantom_states_that_it_is_synthetic(tmp_path):
 
 def test_the_committed_set_states_it(embedded):
     assert read_provenance(embedded) == PHANTOM_PROVENANCE
+
+
+def test_a_key_said_twice_is_refused(tmp_path):
+    (tmp_path/'dataset.json').write_text('{"synthetic": true, "synthetic": false}')
+    with pytest.raises(UserError, match='stands in it twice'): read_provenance(tmp_path)
+
+
+def test_a_blank_name_is_no_name(tmp_path):
+    (tmp_path/'dataset.json').write_text('{"name": " ", "licence": "ask"}')
+    assert read_provenance(tmp_path) == Provenance(licence='ask') and provenance_sentence(read_provenance(tmp_path), 2, 1) == '2 real images of 1 patient'
+
+
+@pytest.mark.parametrize('findings, named', [(['Fracture', 'fracture'], "'Fracture', 'fracture'"), (['Fracture', 'No Finding'], "'No Finding'"), (['Mass', '--'], "'--'")])
+def test_findings_that_are_one_name_or_none_are_refused(tmp_path, findings, named):
+    (tmp_path/'dataset.json').write_text(json.dumps({'findings': findings}))
+    with pytest.raises(UserError, match=f"'findings' has {named}"): stated_findings(tmp_path)

@@ -26,7 +26,7 @@ from .masks import decode_mask, segmentation_frame
 from .nih import compare_labels, label_release
 from .provenance import Provenance, provenance_of, provenance_sentence
 from .rows import read_rows, refuse_rows
-from .tables import is_label_table, NIH_HEADER, OLDEST_CREDIBLE, patients_unknown, read_metadata, refuse_chexpert
+from .tables import is_label_table, NIH_HEADER, OLDEST_CREDIBLE, patients_unknown, read_metadata, refuse_published
 
 # %% ../../nbs/api/data/dataset.ipynb #343b753f
 TABLE_NAMES = ('data', 'Data_Entry_2017_v2020', 'Data_Entry_2017', 'sample_labels')
@@ -86,7 +86,7 @@ def _find_images(self:ChestDataset):
     "The images of the folder; where there are none, the table may say why."
     try: return find_images(self.path)
     except UserError:
-        refuse_chexpert(self.metadata_path, read_rows(self.metadata_path)[0])
+        refuse_published(self.metadata_path, read_rows(self.metadata_path)[0])
         raise
 
 @patch

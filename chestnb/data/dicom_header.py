@@ -150,7 +150,7 @@ def frontal_view(
     text:str # For instance 'AP PORTABLE', 'postero-anterior', 'LL'
 ) -> str:    # 'PA', 'AP', '' if the text says neither, or the text itself if it is another view
     "The view that a text names."
-    said = re.sub(r'POSTERO[- ]?ANTERIOR', 'PA', re.sub(r'ANTERO[- ]?POSTERIOR', 'AP', text.upper()))
+    said = re.sub(r'POSTERO[-_ ]?ANTERIOR', 'PA', re.sub(r'ANTERO[-_ ]?POSTERIOR', 'AP', text.upper()))
     words = re.sub(r'[^A-Z]+', ' ', re.sub(r'\b([AP])[.-]([AP])\b', r'\1\2', said)).split()
     if OTHER_VIEW.search(' '.join(words)): return text
     found = {'PA', 'AP'} & set(words)

@@ -20,7 +20,7 @@ from ..core.errors import UserError
 from ..core.text import listed, plural
 from .boxes import read_boxes
 from .findings import NO_FINDING, findings_of, letters_of
-from .import_tables import ImportRules, Source, read_plain, source_table
+from .import_tables import ImportRules, numeric_marks, read_plain, Source, source_table
 from .nih import nih_metadata
 from .provenance import NIH_PROVENANCE, Provenance, provenance_of
 from .tables import read_metadata
@@ -159,7 +159,8 @@ def joined_readings(
     if rule not in (*READERS, '') or several and not rule: raise UserError(
         f"{path}: {'several readers looked at each image' if not rule else f'--readers {rule} is no rule'}. Say how their findings are joined: "
         "--readers any (one of them is enough), --readers majority (more than half), or --readers all.")
-    return READERS[rule or 'any'](readings.groupby(level=0, sort=True).mean()).astype(float)
+    share = numeric_marks(readings).groupby(level=0, sort=True).mean()       # of the readers who said something
+    return READERS[rule or 'any'](share).astype(float).where(share.notna())
 
 # %% ../../nbs/api/data/import_sources.ipynb #6e5a0023
 def readings_of_boxes(
@@ -191,7 +192,8 @@ def read_vindr(
     none = [name for name in marks if letters_of(name) == letters_of(NO_FINDING)]
     findings = tuple(name for name in marks if name not in none)
     if not findings: raise UserError(f'{path}: names no finding. Expected a table of VinDr-CXR as published.')
-    marks = marks[list(findings)].assign(**{NO_FINDING: (marks[list(findings)].sum(axis=1) == 0).astype(float)})
+    marks = marks[list(findings)]
+    marks = marks.assign(**{NO_FINDING: np.where((marks == 1).any(axis=1), 0., np.where(marks.isna().any(axis=1), np.nan, 1.))})
     provenance = replace(VINDR, label_release=f'{path.name}, readers: {rules.readers or "one"}')
     return Source('vindr', source_table(marks, name=marks.index), findings, provenance, boxes=boxes,
                   notes=['VinDr-CXR names no patients: patients are unknown.'])

@@ -27,7 +27,7 @@ from .import_files import FileIndex, deciding_folders, flat_names, stem_of
 from .import_sources import NO_VIEW, random_state_kept, read_source
 from .import_tables import ImportRules, Source, source_table
 from .provenance import Provenance, write_provenance
-from .tables import OLDEST_CREDIBLE, parse_age, patient_ids, write_metadata
+from .tables import OLDEST_CREDIBLE, parse_age, patient_ids, refuse_unclear_patients, write_metadata
 from .vocabulary import sex_of, view_of
 
 # %% ../../nbs/api/data/importers.ipynb #6e5c0014
@@ -52,6 +52,7 @@ def kept_findings(
     rules:ImportRules # `findings` are wanted
 ) -> tuple:           # Those, in the order given
     "Findings that the user wants, by the letters of their names."
+    if not source.findings: raise UserError('the table names no finding: every label says that there is none. Give the labels of a table with findings.')
     known, wanted = {letters_of(name): name for name in source.findings}, [name.strip() for name in rules.findings.split(',') if name.strip()]
     strange = [name for name in wanted if letters_of(name) not in known]
     if strange: raise UserError(f"--findings: {strange[0]!r} is no finding of this source. It has {listed(source.findings, 40)}.")
@@ -246,6 +247,7 @@ def import_rows(
 ) -> tuple:                  # (`ChestDataset`, summary as text)
     "Leave out what cannot be used of a source, and write a data set of the rest."
     refuse_repeated(source)
+    refuse_unclear_patients(patient_ids(source.table.patient), 'the table')
     source = replace(source, findings=kept_findings(source, rules))
     table, decided = decided_labels(source, rules)
     table, left_out = usable_rows(source, table, files, check_images, progress)
@@ -275,7 +277,7 @@ def refuse_nothing(
     "Refuse to make a data set without an image; say why there is none."
     if len(table): return
     why = '; '.join(f'{reason}: {n:,}' for reason, n in left_out.reason.value_counts().head(5).items())
-    raise UserError(f'{to}: nothing to import: {why}. Check the paths of the source.')
+    raise UserError(f"{to}: nothing to import: {why or 'the table has no row'}. Check the paths of the source.")
 
 def refuse_repeated(
     source:Source # What was read

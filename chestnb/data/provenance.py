@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['UNKNOWN_PROVENANCE', 'NIH_LINK', 'NIH_CITATION', 'NIH_ACKNOWLEDGEMENT', 'NIH_ATTRIBUTION', 'NIH_PROVENANCE',
            'CHESTMNIST_PROVENANCE', 'PHANTOM_PROVENANCE', 'PROVENANCE_FILE', 'STATED_FIELDS', 'Provenance',
-           'statement_of', 'read_provenance', 'stated_findings', 'write_provenance', 'provenance_of',
+           'each_key_once', 'statement_of', 'read_provenance', 'stated_findings', 'write_provenance', 'provenance_of',
            'provenance_sentence']
 
 # %% ../../nbs/api/data/provenance.ipynb #2c03b40e
@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from ..core.errors import UserError
 from ..core.files import write_json
+from ..core.text import listed
+from .findings import letters_of, NO_FINDING
 
 # %% ../../nbs/api/data/provenance.ipynb #bd49ee31
 @dataclass(frozen=True)
@@ -54,13 +56,21 @@ PHANTOM_PROVENANCE = Provenance('chestnb phantoms', 'drawn by chestnb.data.phant
 # %% ../../nbs/api/data/provenance.ipynb #76bdaec0
 PROVENANCE_FILE = 'dataset.json'
 
+def each_key_once(
+    pairs:list # (key, value), as they stand in the file
+) -> dict:     # The same
+    "An object of JSON, in which no key says two things."
+    said = dict(pairs)
+    if len(said) < len(pairs): raise ValueError(f'a key stands in it twice; its keys are {", ".join(key for key, _ in pairs)}')
+    return said
+
 def statement_of(
     folder:str|Path # A data set folder
 ) -> dict:          # What `dataset.json` says; empty if there is none
     "The content of `dataset.json`."
     path = Path(folder)/PROVENANCE_FILE
     if not path.is_file(): return {}
-    try: said = json.loads(path.read_text(encoding='utf-8-sig'))
+    try: said = json.loads(path.read_text(encoding='utf-8-sig'), object_pairs_hook=each_key_once)
     except (ValueError, OSError) as error: raise UserError(f'{path}: cannot be read as JSON ({error}). Correct it, or delete it if nothing is to be stated.') from error
     if not isinstance(said, dict): raise UserError(f'{path}: holds {type(said).__name__}, expected an object such as {{"name": "...", "synthetic": false}}.')
     return said
@@ -81,7 +91,7 @@ def read_provenance(
         wanted = bool if name == 'synthetic' else str
         if name in said and not isinstance(said[name], wanted):
             raise UserError(f"{path}: {name!r} is {said[name]!r}. Write {'true or false, without quotes' if wanted is bool else 'a text in quotes'}.")
-    return Provenance(**{name: said[name] for name in STATED_FIELDS if name in said})
+    return Provenance(**{name: said[name] for name in STATED_FIELDS if str(said.get(name, '')).strip()})       # a blank text states nothing
 
 # %% ../../nbs/api/data/provenance.ipynb #af4a6ba7
 def stated_findings(
@@ -92,6 +102,9 @@ def stated_findings(
     if said is None: return None
     if not isinstance(said, list) or not said or not all(isinstance(name, str) and name.strip() == name != '' for name in said) or len({*said}) < len(said):
         raise UserError(f'{path}: \'findings\' is {said!r}. Write a list of different names, such as ["Fracture", "Mass"].')
+    letters = [letters_of(name) for name in (*said, NO_FINDING)]
+    twice = [name for name, word in zip(said, letters) if letters.count(word) > 1 or not word]
+    if twice: raise UserError(f"{path}: 'findings' has {listed(map(repr, twice))}. Names must differ by more than capitals and blanks; {NO_FINDING!r} is no finding and follows from the others.")
     return tuple(said)
 
 def write_provenance(
