@@ -135,3 +135,40 @@ def test_what_is_ambiguous_or_missing_is_refused_by_file_and_cause(tmp_path, fra
 def test_a_parquet_file_is_read_or_its_remedy_named(tmp_path):
     (tmp_path/'p.parquet').write_bytes(b'PAR1')
     with pytest.raises(UserError, match='pyarrow|cannot be read'): read_predictions(tmp_path/'p.parquet')
+
+
+@pytest.mark.parametrize('how', ['pipe', 'utf-16', 'sep line', 'zip', 'xz', 'quoted', 'no final line end'])
+def test_whatever_a_label_table_may_be_predictions_may_be_too(tmp_path, how):
+    frame = pd.DataFrame({'Image Index': ['a.png', 'b.png'], 'prob_Mass': [.25, .5], 'prob_Edema': [.125, 1.]})
+    path = tmp_path/{'zip': 'p.csv.zip', 'xz': 'p.csv.xz'}.get(how, 'p.csv')
+    if how in ('zip', 'xz'): frame.to_csv(path, index=False)
+    else:
+        text = frame.to_csv(index=False, sep={'pipe': '|', 'sep line': ';'}.get(how, ','), quoting=int(how == 'quoted'))
+        path.write_text(('sep=;\n' if how == 'sep line' else '') + (text.rstrip('\n') if how.startswith('no') else text), encoding='utf-16' if how == 'utf-16' else 'utf-8')
+    pd.testing.assert_frame_equal(read_predictions(path)[list(frame)].astype(frame.dtypes), frame, check_names=False)
+
+
+def test_a_column_that_is_there_twice_is_refused_not_chosen(tmp_path):
+    (tmp_path/'p.csv').write_text('Image Index,prob_Mass,prob_Mass\na.png,0.1,0.9\n')
+    with pytest.raises(UserError, match='Two columns for one finding'): read_predictions(tmp_path/'p.csv')
+
+
+@pytest.mark.parametrize('content, reason', [(b'PK\x03\x04xxxx', 'an Excel file'), (b'Image Index,prob_Mass\na.png,.1,.2\n', 'has 3 cells where the header names 2'), (b'', 'is empty')])
+def test_files_that_are_no_table_are_named_for_what_they_are(tmp_path, content, reason):
+    (tmp_path/'p.csv').write_bytes(content)
+    with pytest.raises(UserError, match=reason): read_predictions(tmp_path/'p.csv')
+
+
+@pytest.mark.parametrize('values, cause', [([-1, 1, -1], 'these are decisions'), ([-3.2, -.1, -.5], 'logarithms of probabilities, or logits'), ([-3.2, 2, -.5], 'these are logits'),
+                                           ([12, 99, 50], 'these are percents')])
+def test_the_cause_of_numbers_outside_0_to_1(tmp_path, values, cause):
+    pd.DataFrame({'Image Index': ['a.png', 'b.png', 'c.png'], 'prob_Mass': values}).to_csv(tmp_path/'p.csv', index=False)
+    with pytest.raises(UserError, match=cause): read_predictions(tmp_path/'p.csv')
+
+
+@pytest.mark.parametrize('change', [lambda s: (s > .5).astype(float), lambda s: 1. - (s > .5)])
+def test_one_column_of_decisions_among_probabilities_is_said(cases, truth, change):
+    predictions = read_predictions(cases/'decimal_comma.csv')
+    assert not any('is 0 or 1' in note for note in join(predictions, truth).notes)
+    notes = join(predictions.assign(prob_Mass=change(predictions.prob_Mass)), truth).notes
+    assert any(note.startswith('Every value of Mass is 0 or 1: these look like decisions') for note in notes)

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['IMAGE_ENDINGS', 'USUAL_NAME', 'WITHOUT_ENDING', 'BULK', 'ORIENTATION', 'LYING', 'IMAGE_FOLDER', 'parse_image_name',
-           'grey_from_16_bit', 'read_image', 'image_size', 'image_folders', 'is_image_file', 'find_images']
+           'grey_from_16_bit', 'read_image', 'image_size', 'inner_folders', 'image_folders', 'is_image_file',
+           'find_images']
 
 # %% ../../nbs/api/data/images.ipynb #cb0ff8ad
 import os, re, unicodedata
@@ -82,12 +83,21 @@ def image_size(
 # %% ../../nbs/api/data/images.ipynb #838c662d
 IMAGE_FOLDER = re.compile(r'images([_-]?\d+)?', re.IGNORECASE)
 
+def inner_folders(
+    path:str|Path # A data set folder without `images`
+) -> list:        # Its only folder one level down that is called so, as text; several are refused
+    "`sample/images`, as Kaggle's sample unpacks."
+    folders = sorted(str(folder) for folder in Path(path).glob('*/*') if folder.is_dir() and IMAGE_FOLDER.fullmatch(folder.name) and folder.parent.name[0] != '.')
+    if len(folders) > 1: raise UserError(f"{path}: {' and '.join(folders[:2])} could each hold the X-rays. Move the right one to {Path(path)/'images'}.")
+    return folders
+
 def image_folders(
     path:str|Path # A data set folder
 ) -> list:        # Folders that hold its images, as text
-    "`images`, or `images_001/images`, `images_002/images` ..., or `images-224/images-224`."
+    "`images`, or `images_001/images`, `images_002/images` ..., or `images-224/images-224`, or `sample/images`."
     with os.scandir(path) as entries:
         folders = sorted(entry.path for entry in entries if entry.is_dir() and IMAGE_FOLDER.fullmatch(entry.name))
+    if not folders: folders = inner_folders(path)
     if not folders: raise UserError(f"{Path(path)/'images'}: there is no such folder. Put the X-rays into it.")
     inner = [[os.path.join(folder, name) for name in ('images', os.path.basename(folder))] for folder in folders]
     return [next(filter(os.path.isdir, names), folder) for folder, names in zip(folders, inner)]

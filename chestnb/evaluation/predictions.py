@@ -63,6 +63,11 @@ def cause_outside(values: np.ndarray, # Numbers, some outside 0 to 1, any shape
                  ) -> str: # A sentence or two: what they are, what to do
     "Why numbers lie outside 0 to 1, and what to do about it"
     low, high, many = values.min(), values.max(), ((values < 0) | (values > 1)).mean() >= .1
+    if np.isin(values, (-1, 0, 1)).all():
+        return ('Every value is -1, 0 or 1: these are decisions at a threshold, or labels. Expected probabilities; give those before the threshold was applied.')
+    if many and high <= 0:
+        return (f'The values go from {low:.3g} to {high:.3g}, none above 0: these are logarithms of probabilities, or logits. Expected probabilities; '
+                'apply exp(x) to logarithms, or the sigmoid, 1/(1 + exp(-x)), to logits.')
     if many and low < 0:
         return (f'The values go from {low:.3g} to {high:.3g}: these are logits (scores before the sigmoid). Expected probabilities; '
                 'apply the sigmoid, 1/(1 + exp(-x)).')

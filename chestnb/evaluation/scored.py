@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PROTOCOLS', 'NAME_FORMS', 'Scored', 'protocol_rows', 'label_array', 'joined_parts', 'comparable_names',
-           'matched_rows', 'refuse_decisions', 'scored_findings', 'join', 'how_made']
+           'matched_rows', 'decided_notes', 'refuse_decisions', 'scored_findings', 'join', 'how_made']
 
 # %% ../../nbs/api/evaluation/scored.ipynb #f1bd5353
 import numpy as np
@@ -200,6 +200,13 @@ def matched_rows(predictions: pd.DataFrame, # With `Image Index`
     return np.flatnonzero(at >= 0), at[at >= 0], form
 
 # %% ../../nbs/api/evaluation/scored.ipynb #649e3a06
+def decided_notes(scores: np.ndarray, # Probabilities, (n_images, n_findings)
+                  findings: tuple,    # Name of each column
+                 ) -> list: # A sentence, or none
+    "Say which findings have nothing but 0 and 1, while others have probabilities"
+    decided = [f for f, column in zip(findings, scores.T) if np.unique(column).tolist() == [0, 1]]
+    return [f'Every value of {listed(decided, 14)} is 0 or 1: these look like decisions at a threshold, or labels, not like probabilities.'] if decided else []
+
 def refuse_decisions(targets: np.ndarray, # 1, 0 or NaN, (n_images, n_findings)
                      scores: np.ndarray,  # Probabilities, same shape
                     ) -> None:
@@ -243,6 +250,7 @@ def join(predictions: pd.DataFrame,  # With `Image Index` and `prob_<finding>` c
     table, scores = table.iloc[at].reset_index(drop=True), predictions[[PREFIX + f for f in findings]].to_numpy()[row]
     targets = label_array(table, findings, unknown)
     refuse_decisions(targets, scores)
+    notes += decided_notes(scores, findings)
     scored = Scored(targets, scores, table['patient_id'].to_numpy(), table['image'].to_numpy(), findings, table, provenance_of(table),
                     protocol, part, name, (*predictions.attrs.get('recognised', ()), *notes))
     keep = protocol_rows(table, protocol, tuple(f for f in findings_of(table) if f in table))
