@@ -14,6 +14,7 @@ import chestnb.data.boxes as data_boxes
 import chestnb.data.dataset as data_dataset
 import chestnb.data.dicom_folder as data_dicom_folder
 import chestnb.data.images as data_images
+import chestnb.data.mask_index as data_mask_index
 import chestnb.data.masks as data_masks
 import chestnb.data.nih as data_nih
 import chestnb.data.rows as data_rows
@@ -1050,3 +1051,27 @@ def test_tables_of_public_sets_point_to_the_importer(tmp_path, header, row, name
     (tmp_path/'data.csv').write_text(f'{header}\n{row}\n')
     said = message(lambda: data_tables.read_metadata(tmp_path/'data.csv'))
     assert name in said and f'chestnb_import {tmp_path} --to' in said
+
+
+def test_names_that_differ_from_the_file_by_capitals_are_found_unless_two_files_fit(tmp_path):
+    folder = make(tmp_path/'set', images=[name.upper() for name in NAMES])
+    data = ChestDataset(folder)
+    assert list(data.table.image) == [name.upper() for name in NAMES]
+    label_folder(tmp_path/'two', 'image,Mass', ['A,1', 'b.png,0', 'c.png,0'])
+    assert list(ChestDataset(tmp_path/'two').table.image) == ['a.png', 'b.png', 'c.png']
+    assert data_mask_index.rows_of_images(['Ab.png', 'aB.png', 'c.png'], ['ab.png', 'C.png']) == {'C.png': 2}
+
+
+def test_images_of_the_sample_of_kaggle_one_folder_down(tmp_path):
+    assert len(ChestDataset(make(tmp_path/'one', to='sample/images'))) == 3
+    folder = make(tmp_path/'two', to='sample/images')
+    (folder/'other'/'images').mkdir(parents=True)
+    assert 'could each hold the X-rays' in message(lambda: ChestDataset(folder))
+
+
+def test_the_table_may_be_text_and_a_spreadsheet_is_named(tmp_path):
+    folder = make(tmp_path/'set')
+    (folder/'data.csv').rename(folder/'data.txt')
+    assert len(ChestDataset(folder)) == 3
+    (folder/'data.txt').rename(folder/'data.xlsx')
+    assert message(lambda: ChestDataset(folder)).startswith(f"{folder/'data.xlsx'}: is a spreadsheet, which is not read. Save its table as data.csv")

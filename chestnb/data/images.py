@@ -11,7 +11,7 @@ __all__ = ['IMAGE_ENDINGS', 'USUAL_NAME', 'WITHOUT_ENDING', 'BULK', 'ORIENTATION
 import os, re, unicodedata
 import numpy as np
 from pathlib import Path
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from ..core.errors import UserError
 from .dicom import DICOM_ENDINGS, dicom_size, is_dicom, read_dicom
 
@@ -60,7 +60,8 @@ def read_image(
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such image. Copy it there, or leave its row out.") from error
     except Exception as error:
-        raise UserError(f"{path}: cannot be read as an image; it is truncated or something else ({error}). "
+        why = 'no kind of image is recognised' if isinstance(error, UnidentifiedImageError) else error
+        raise UserError(f"{path}: cannot be read as an image; it is truncated or something else ({why}). "
                         "Copy or download this file again.") from error
 
 # %% ../../nbs/api/data/images.ipynb #deb75df3

@@ -166,12 +166,15 @@ def rows_of_images(
     keys:Iterable,  # Keys of the rows
     images:Iterable # Image names
 ) -> dict:          # Image -> row, of those that have one
-    "Find each image's row: by its name, else by what is left of it without ending and folders."
+    "Find each image's row: by its name, else by what is left of it without ending and folders, else by that without capitals."
     exact, images = {key: row for row, key in enumerate(keys)}, list(images)
     found = {image: exact[image] for image in images if image in exact}
     if len(found) == len(images): return found
     loose = {}
     for key, row in exact.items():
         for name in key_names(key): loose[name] = row if name not in loose else None      # None: it fits several rows
-    rest = {image: loose.get(ENDING.sub('', image)) for image in images if image not in found}
+    folded = {}
+    for name, row in loose.items(): folded[name.casefold()] = row if name.casefold() not in folded else None
+    stems = {image: ENDING.sub('', image) for image in images if image not in found}
+    rest = {image: loose[stem] if stem in loose else folded.get(stem.casefold()) for image, stem in stems.items()}
     return found | {image: row for image, row in rest.items() if row is not None}
