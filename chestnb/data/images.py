@@ -86,10 +86,11 @@ IMAGE_FOLDER = re.compile(r'images([_-]?\d+)?', re.IGNORECASE)
 
 def inner_folders(
     path:str|Path # A data set folder without `images`
-) -> list:        # Its only folder one level down that is called so, as text; several are refused
+) -> list:        # Folders one level down that are called so, as text; in several places they are refused
     "`sample/images`, as Kaggle's sample unpacks."
     folders = sorted(str(folder) for folder in Path(path).glob('*/*') if folder.is_dir() and IMAGE_FOLDER.fullmatch(folder.name) and folder.parent.name[0] != '.')
-    if len(folders) > 1: raise UserError(f"{path}: {' and '.join(folders[:2])} could each hold the X-rays. Move the right one to {Path(path)/'images'}.")
+    parents = sorted({os.path.dirname(folder) for folder in folders})
+    if len(parents) > 1: raise UserError(f"{path}: {' and '.join(parents[:2])} could each hold the X-rays. Move the right images to {Path(path)/'images'}.")
     return folders
 
 def image_folders(

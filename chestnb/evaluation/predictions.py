@@ -67,7 +67,7 @@ def cause_outside(values: np.ndarray, # Numbers, some outside 0 to 1, any shape
         return ('Every value is -1, 0 or 1: these are decisions at a threshold, or labels. Expected probabilities; give those before the threshold was applied.')
     if many and high <= 0:
         return (f'The values go from {low:.3g} to {high:.3g}, none above 0: these are logarithms of probabilities, or logits. Expected probabilities; '
-                'apply exp(x) to logarithms, or the sigmoid, 1/(1 + exp(-x)), to logits.')
+                'apply the sigmoid, 1/(1 + exp(-x)), to logits, or exp(x) to logarithms.')
     if many and low < 0:
         return (f'The values go from {low:.3g} to {high:.3g}: these are logits (scores before the sigmoid). Expected probabilities; '
                 'apply the sigmoid, 1/(1 + exp(-x)).')
