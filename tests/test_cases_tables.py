@@ -12,6 +12,7 @@ from chestnb.data.dataset import ChestDataset
 from chestnb.data.findings import FINDINGS
 from chestnb.data.official import lists_split, read_split
 from chestnb.data.parts import images_in, shared_patients
+from chestnb.data.tables import read_metadata
 
 MAKER = Path(__file__).resolve().parents[2]/'shared'/'cases'/'make_cases.py'
 NAMES = [f'{p:08}_{k:03}.png' for p in (101, 102, 103, 104) for k in (0, 1)]
@@ -106,3 +107,23 @@ def test_exif_orientation_stands_the_chest_upright(cases):
     data = ChestDataset(cases/'layouts'/'exif')
     turned, upright = (np.asarray(data.open_image(name), float) for name in data.table.image[:2])
     assert turned.shape == upright.shape and np.corrcoef(turned.ravel(), upright.ravel())[0, 1] > .9
+
+
+@pytest.mark.parametrize('test_list, reason', [('', 'is empty'), ('zzz.png\n', 'names none of these images')])
+def test_a_test_list_without_images_is_no_split(cases, tmp_path, test_list, reason):
+    table = ChestDataset(cases/'layouts'/'kaggle224').table
+    (tmp_path/'train_val_list.txt').write_text('\n'.join(table.image))
+    (tmp_path/'test_list.txt').write_text(test_list)
+    with pytest.raises(UserError, match=f'the list of the test images {reason}'): lists_split(tmp_path, table)
+
+
+def test_lists_with_labels_behind_the_names_are_lists_of_names(cases, tmp_path):
+    table = ChestDataset(cases/'layouts'/'kaggle224').table
+    (tmp_path/'train_val_list.txt').write_text(''.join(f'{name} 0 1 0\n' for name in table.image[:6]))
+    (tmp_path/'test_list.txt').write_text(''.join(f'{name},0,0,1\n' for name in table.image[6:]))
+    assert lists_split(tmp_path, table, valid_fraction=.34).query("part == 'test'").image.tolist() == table.image[6:].tolist()
+
+
+def test_decisions_of_a_model_are_no_labels(tmp_path):
+    (tmp_path/'data.csv').write_text('Image Index,prob_Mass,prob_Edema\na.png,0,1\nb.png,1,0\n')
+    with pytest.raises(UserError, match="missing column 'Finding Labels'"): read_metadata(tmp_path/'data.csv')

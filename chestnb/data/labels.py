@@ -43,7 +43,7 @@ def finding_places(
         if name is None:
             cells = {row[place].strip().lower() for row in rows}
             own = cells & {'0', '1', '0.0', '1.0', 'true', 'false'} and all(map(is_mark, cells))
-            if findings or not own or NO_FINDING_NAMES.fullmatch(letters_of(header[place])): continue
+            if findings or not own or NO_FINDING_NAMES.fullmatch(letters_of(header[place])) or header[place].startswith('prob_'): continue
         if (name or header[place]) in places: raise UserError(f"{path}, row 1: {header[places[name or header[place]]]!r} and {header[place]!r} "
                                                               f"are both the finding {name or header[place]!r}. Delete or rename one of them.")
         places[name or header[place]] = place

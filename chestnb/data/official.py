@@ -67,7 +67,7 @@ def name_lists(
         if not said: continue
         part = LISTS[re.sub('[_-]', '', said[1].lower())]
         if part in found: raise UserError(f'{folder}: more than one list of names for {part}, such as {file.name}. Keep one of them there.')
-        found[part] = [line.strip() for line in open_text(file).splitlines() if line.strip()]
+        found[part] = [re.sub(r'([\s,]+[01])+$', '', line.strip()) for line in open_text(file).splitlines() if line.strip()]  # names alone, without labels
     if 'test' not in found: raise UserError(f'{folder}: holds no list of the test images. Expected test_list.txt, best with train_val_list.txt, one image name a line.')
     return found
 
@@ -82,6 +82,7 @@ def lists_split(
     check_table(table)
     lists, images = name_lists(path), table['image'].tolist()
     on = {part: set(rows_of_images(names, images)) for part, names in lists.items()}
+    if not on['test']: raise UserError(f"{path}: the list of the test images {'is empty' if not lists['test'] else 'names none of these images'}. Take the lists of this data set.")
     twice = sorted(image for image in images if sum(image in named for named in on.values()) > 1)
     if twice: raise UserError(f'{path}: on two lists: {listed(twice, 5)}. Each image belongs to one part.')
     nowhere = [] if set(on) == {'test'} else [image for image in images if not any(image in named for named in on.values())]
