@@ -1075,3 +1075,12 @@ def test_the_table_may_be_text_and_a_spreadsheet_is_named(tmp_path):
     assert len(ChestDataset(folder)) == 3
     (folder/'data.txt').rename(folder/'data.xlsx')
     assert message(lambda: ChestDataset(folder)).startswith(f"{folder/'data.xlsx'}: is a spreadsheet, which is not read. Save its table as data.csv")
+
+
+def test_boxes_by_path_and_boxes_that_contradict_their_target(tmp_path):
+    path = write_text(tmp_path/'boxes.csv', 'path,label,x,y,w,h\nimg/a.png,Mass,1,2,3,4\nimg/a.png,Edema,1,2,3,4\n')
+    assert data_boxes.read_boxes(path).image.tolist() == ['a.png', 'a.png']
+    same = write_text(tmp_path/'same.csv', 'path,label,x,y,w,h\np1/a.png,Mass,1,2,3,4\np2/a.png,Edema,1,2,3,4\n')
+    assert 'in different folders have the same name' in message(lambda: data_boxes.read_boxes(same))
+    rsna = write_text(tmp_path/'rsna.csv', 'patientId,x,y,width,height,Target\na,1,2,3,4,1\nb,,,,,0\nc,1,2,3,4,0\n')
+    assert 'row 4: Target is 0, and yet there is a box' in message(lambda: data_boxes.read_boxes(rsna))

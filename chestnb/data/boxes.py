@@ -12,15 +12,15 @@ import pandas as pd
 from functools import partial
 from pathlib import Path
 from ..core.errors import UserError
-from ..core.files import escape_cell, unescape_cell, write_text
+from ..core.files import escape_cell, write_text
 from .findings import FINDINGS, letters_of
 from .images import parse_image_name
-from .rows import column_places, convert_column, parse_number, plain_number, read_rows
-from .tables import torchxrayvision_file
+from .rows import column_places, convert_column, parse_number, plain_number, read_rows, refuse_rows
+from .tables import image_texts, PATH_NAMES, torchxrayvision_file
 
 # %% ../../nbs/api/data/boxes.ipynb #78d6132f
 BOX_HEADER = 'Image Index,Finding Label,Bbox [x,y,w,h],,,'
-BOX_NAMES = {'image': ('Image Index', 'patientId', 'image', 'image id', 'file name'), 'finding': ('Finding Label', 'finding', 'label', 'class name'),
+BOX_NAMES = {'image': ('Image Index', 'patientId', 'image', 'image id', 'file name', *PATH_NAMES), 'finding': ('Finding Label', 'finding', 'label', 'class name'),
              'x': ('Bbox [x', 'x'), 'y': ('y',), 'width': ('w', 'width'), 'height': ('h]', 'height'), 'target': ('Target',)}
 
 def parse_box_finding(
@@ -50,7 +50,10 @@ def box_cells(
     places = column_places(path, header, BOX_NAMES)
     if not {'image', 'x', 'y', 'width', 'height'} <= set(places) or not {'finding', 'target'} & set(places): raise UserError(
         f"{path}, row 1: the columns are {', '.join(map(repr, header))}. Write NIH's header: {BOX_HEADER}")
-    return {name: [row[place] for row in rows] for name, place in places.items()}
+    cells = {name: [row[place] for row in rows] for name, place in places.items()}
+    names = image_texts(cells['image'], header[places['image']])
+    if len({*names}) < len({*cells['image']}): raise UserError(f"{path}: images in different folders have the same name. Write the names of the images of this data set in place of paths.")
+    return cells | {'image': names}
 
 # %% ../../nbs/api/data/boxes.ipynb #0cf0cbe9
 BOX_REMEDY = "Give a finding and its x, y, width and height in pixels, counted from the upper left corner."
@@ -62,10 +65,11 @@ def read_boxes(
     "Read and check boxes around findings."
     cells = box_cells(path)
     kept = [i for i, target in enumerate(cells['target']) if target.strip() not in ('0', '0.0')] if 'target' in cells else range(len(cells['x']))
+    boxed = {i + 2: 'Target is 0, and yet there is a box' for i in {*range(len(cells['x']))} - {*kept} if cells['x'][i].strip()}
+    refuse_rows(path, boxed, 'Correct one of them.')
     if 'finding' not in cells:
         if len(findings) > 1: findings = ('Lung Opacity',)
         cells['finding'] = [findings[0]]*len(cells['x'])
-    cells['image'] = [unescape_cell(text) for text in cells['image']]
     convert = BOX_COLUMNS | {'finding': partial(parse_box_finding, findings=findings)}
     return pd.DataFrame({name: convert_column([cells[name][i] for i in kept], convert[name], path, name, BOX_REMEDY) for name in BOX_COLUMNS})
 

@@ -82,11 +82,11 @@ def lists_split(
     check_table(table)
     lists, images = name_lists(path), table['image'].tolist()
     on = {part: set(rows_of_images(names, images)) for part, names in lists.items()}
-    if not on['test']: raise UserError(f"{path}: the list of the test images {'is empty' if not lists['test'] else 'names none of these images'}. Take the lists of this data set.")
     twice = sorted(image for image in images if sum(image in named for named in on.values()) > 1)
     if twice: raise UserError(f'{path}: on two lists: {listed(twice, 5)}. Each image belongs to one part.')
     nowhere = [] if set(on) == {'test'} else [image for image in images if not any(image in named for named in on.values())]
     if nowhere: raise UserError(f'{path}: no list names {listed(nowhere, 5)}. Take the lists of this data set, or leave these images out.')
+    if not on['test']: raise UserError(f"{path}: the list of the test images {'is empty' if not lists['test'] else 'names none of these images'}. Take the lists of this data set.")
     part = table['image'].map({image: part for part, named in on.items() for image in named}).fillna('train_val').replace('train_val', 'train')
     split = pd.DataFrame({'image': images, 'patient_id': table['patient_id'].to_numpy(), 'part': part.to_numpy(object)})
     shared = shared_patients(split)
