@@ -83,10 +83,8 @@ def one_hot_labels(
                for name, place in places.items()}
     return with_no_finding({name: column.to_numpy(float) for name, column in columns.items()}, findings, path), findings
 
-# %% ../../nbs/api/data/labels.ipynb #6b9195f8
+# %% ../../nbs/api/data/labels.ipynb #6b9195f7
 NORMAL_WORDS = ('normal', 'nofindings') # 'No Finding', too, where they are no finding of the data set
-NO_LABEL_WORDS = {'', 'nan', 'na', 'null', 'unknown'} # What programs write for an empty cell; 'None' could mean No Finding, and is refused
-LABELS_REMEDY = f"Join findings of the data set by '|', or write '{NO_FINDING}' alone, and nothing where the labels are unknown."
 
 def usual_labels(
     text:str,       # For instance 'Effusion, mass'
@@ -99,6 +97,10 @@ def usual_labels(
         named = [known.get(letters_of(part)) for part in re.split(separator, text.strip().strip('[]')) if letters_of(part)]
         if named and all(named): return '|'.join(named)
     return text
+
+# %% ../../nbs/api/data/labels.ipynb #6b9195f8
+NO_LABEL_WORDS = {'', 'nan', 'na', 'null', 'unknown'} # What programs write for an empty cell; 'None' could mean No Finding, and is refused
+LABELS_REMEDY = f"Join findings of the data set by '|', or write '{NO_FINDING}' alone, and nothing where the labels are unknown."
 
 def text_labels(
     path:str|Path,        # The file, for messages
