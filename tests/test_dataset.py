@@ -1004,3 +1004,16 @@ def test_chestnb_data_may_be_any_data_set(folder, monkeypatch, tmp_path):
     assert data_dataset.embedded_dataset() == folder
     monkeypatch.setenv('CHESTNB_DATA', str(tmp_path/'nowhere'))
     assert 'CHESTNB_DATA' in message(data_dataset.embedded_dataset) and 'unset the variable' in message(data_dataset.embedded_dataset)
+
+
+@pytest.mark.parametrize('compression', ['raw', 'tiff_lzw'])
+@pytest.mark.parametrize('orientation, upright', [(5, lambda a: a.T), (6, lambda a: np.rot90(a, -1)), (7, lambda a: np.rot90(a, 2).T), (8, np.rot90)])
+def test_a_lying_tiff_is_stood_up_and_its_size_is_that_of_its_pixels(tmp_path, orientation, upright, compression):
+    pixels = np.arange(40*64).reshape(40, 64).astype(np.uint8)         # Pillow 13 garbles a plain TIFF that it opens by name
+    Image.fromarray(pixels).save(tmp_path/'x.tif', tiffinfo={0x0112: orientation}, compression=compression)
+    assert np.array_equal(np.asarray(data_images.read_image(tmp_path/'x.tif')), upright(pixels))
+    assert data_images.image_size(tmp_path/'x.tif') == (64, 40)
+
+
+def test_a_patient_spelt_with_a_composed_and_a_decomposed_letter_is_one_patient():
+    assert data_tables.patient_ids(['Mu\u0308ller', 'M\u00fcller', 'Mu\u0308ller']).nunique() == 1

@@ -50,7 +50,7 @@ def read_image(
     "Read an X-ray as 8-bit grey, from grey, colour, transparent, 16-bit or DICOM files."
     if is_dicom(path): return read_dicom(path)
     try:
-        with Image.open(path) as image:
+        with open(path, 'rb') as file, Image.open(file) as image: # by name, Pillow maps plain TIFFs into memory and garbles lying ones
             image.load()
             image = ImageOps.exif_transpose(image)
             if image.mode == 'F': raise UserError(f'{path} holds floating-point grey values, whose range is not known. Save it as an 8- or 16-bit image first.')
@@ -74,7 +74,8 @@ def image_size(
         with Image.open(path) as image:
             noted = image.format != 'PNG' or 'exif' in image.info # asking a PNG without a note would read all its pixels
             lies = noted and image.getexif().get(ORIENTATION) in LYING
-            return image.size if lies else image.size[::-1]
+            size = (image.tag_v2[256], image.tag_v2[257]) if image.format == 'TIFF' else image.size # of a TIFF, Pillow's own is turned already
+            return size if lies else size[::-1]
     except Exception as error:
         raise UserError(f"{path}: cannot be read as an image ({error}). Copy or download this file again.") from error
 

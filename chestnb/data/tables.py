@@ -10,7 +10,7 @@ __all__ = ['AGE_UNITS', 'OLDEST_CREDIBLE', 'NOBODY', 'METADATA_COLUMNS', 'NIH_HE
            'metadata_cells', 'write_metadata']
 
 # %% ../../nbs/api/data/tables.ipynb #a4996c3c
-import importlib.util, math, re
+import importlib.util, math, re, unicodedata
 import numpy as np
 import pandas as pd
 from pathlib import Path
@@ -74,7 +74,7 @@ def patient_text(
 ) -> str|float: # The same patient gives the same text; NaN for nobody
     "One patient id as a text."
     if isinstance(value, str) and value.isdecimal(): return value.lstrip('0') or '0'
-    text = f'{value:.0f}' if isinstance(value, float) and value.is_integer() else str(value).strip()
+    text = f'{value:.0f}' if isinstance(value, float) and value.is_integer() else unicodedata.normalize('NFC', str(value).strip())
     if is_unknown(text) or NOBODY.fullmatch(letters_of(text)): return math.nan
     whole = re.fullmatch(r'0*(\d+)(\.0*)?', text)
     return whole[1] if whole else text
@@ -110,7 +110,7 @@ METADATA_COLUMNS = {
 NIH_HEADER = ','.join(nih for nih, _, _ in METADATA_COLUMNS.values())
 
 # %% ../../nbs/api/data/tables.ipynb #36e27181
-PATH_NAMES = ('path', 'file path', 'image path', 'full path')
+PATH_NAMES = ('path', 'file path', 'image path', 'full path', 'png path', 'jpg path')
 OTHER_NAMES = {
     'image': ('image', 'image id', 'image name', 'image file', 'file name', 'file', 'dicom id', 'sop instance uid', *PATH_NAMES),
     'labels': ('finding label', 'findings', 'finding', 'labels', 'label'),
