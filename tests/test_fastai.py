@@ -1,4 +1,5 @@
 """The Learner is a fastai Learner: each thing that a fastai user reaches for, once, on a tiny model and few synthetic images."""
+import subprocess, sys
 import numpy as np, pandas as pd, pytest, torch
 from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
@@ -284,3 +285,13 @@ def test_a_loader_of_new_images(learn, dataset, split):
 def test_same_seed_same_learner(dataset, split):
     one, other = (quiet_fit(make_learner(dataset, split, TrainConfig(**TINY))) for _ in range(2))
     assert one.recorder.losses == other.recorder.losses
+
+
+def test_top_losses_are_ours_whatever_was_imported_first():
+    "plum took fastai's general `plot_top_losses` where chestnb.data.items had been imported before fastai.interpret"
+    code = ('import torch, chestnb.data.items as items, fastai.interpret as interpret; from fastcore.foundation import L;'
+            'x, y = items.TensorXray(torch.zeros(1, 1, 8, 8)), items.TensorFindings(torch.zeros(1, 14));'
+            'function = interpret.plot_top_losses; function._resolve_pending_registrations();'
+            'print(function._resolver.resolve((x, y, L(), L(), y, y)).implementation.__module__)')
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True)
+    assert done.stdout.strip() == 'chestnb.data.items', done.stderr

@@ -77,6 +77,7 @@ class FileIndex:
         if len(best) == 1: return best[0], ''
         return '', f'on disk {len(best)} times: {listed((os.path.relpath(path, self.root) for path in best), 2)}' if best else 'not on disk'
 
+# %% ../../nbs/api/data/import_files.ipynb #1ebeadad
 def agreement(
     path:str,     # A file
     folders:list, # Folders that the table names, outermost first

@@ -277,6 +277,7 @@ def candidates(
     found = {path: kind for path, names in tables.items() for kind, (_, shapes) in SOURCE_KINDS.items() if any(shape <= names for shape in shapes)}
     return {path: kind for path, kind in found.items() if path.parent/path.name.replace('annotations', 'image_labels') not in set(found) - {path}}
 
+# %% ../../nbs/api/data/import_sources.ipynb #ce05b432
 def chosen_table(
     source:Path,      # A folder, or the table itself
     tables:dict,      # From `table_headers` of the folder
@@ -296,6 +297,7 @@ def chosen_table(
     raise UserError(f"{source}: holds no table of labels that is known; looked at {listed((path.relative_to(source) for path in tables), 8) or 'no table at all'}. "
                     "For a table of your own name its columns: chestnb_import TABLE --to DIR --image NAME --patient NAME --labels NAME,NAME")
 
+# %% ../../nbs/api/data/import_sources.ipynb #5c045007
 def read_source(
     source:str|Path,  # A folder, or its table of labels
     rules:ImportRules # What the user decided

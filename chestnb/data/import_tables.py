@@ -143,6 +143,7 @@ def plain_facts(
             facts[key] = convert_column([row[place] for row in rows], convert, path, header[place], METADATA_COLUMNS[name][2])
     return facts
 
+# %% ../../nbs/api/data/import_tables.ipynb #cdd8229d
 def plain_labels(
     path:Path,   # The table, for messages
     header:list, # Its column names
@@ -154,6 +155,7 @@ def plain_labels(
     worded = len(places) == 1 and not all(map(is_mark, texts))
     return marks_of_texts(path, texts) if worded else marks_of_columns(path, rows, {header[place]: place for place in sorted(places)})
 
+# %% ../../nbs/api/data/import_tables.ipynb #4444cb33
 def read_plain(
     path:Path,         # Any table of text
     tables:dict,       # All tables of the folder (not needed here)

@@ -218,6 +218,7 @@ def summary_of(
     if len(left_out): lines.append(f'Left out ({len(left_out):,}, listed in left_out.csv): ' + '; '.join(f'{reason}: {n:,}' for reason, n in counts.items()) + '.')
     return '\n'.join(lines)
 
+# %% ../../nbs/api/data/importers.ipynb #e9d4b226
 def usable_rows(
     source:Source,           # What was read
     table:pd.DataFrame,      # Its table, labels decided
@@ -236,6 +237,7 @@ def usable_rows(
     left_out = [*source.left_out, *table.loc[table.reason != '', ['name', 'reason']].itertuples(index=False, name=None)]
     return table[table.reason == ''], pd.DataFrame(left_out, columns=['image', 'reason'])
 
+# %% ../../nbs/api/data/importers.ipynb #7ed38910
 def import_rows(
     source:Source,           # What was read
     files:FileIndex|None,    # Where to look for images; None: `source.pixels` has them
@@ -260,6 +262,7 @@ def import_rows(
     dataset = write_import(to, source, table, metadata, boxes, left_out, copy, progress)
     return dataset, summary_of(dataset, left_out, [f'Labels: {decided}.', *source.notes, *filter(None, [remark])])
 
+# %% ../../nbs/api/data/importers.ipynb #3715d853
 def policies_stated(
     provenance:Provenance, # Of the source
     rules:ImportRules      # `unknown` and `blank`
@@ -279,6 +282,7 @@ def refuse_nothing(
     why = '; '.join(f'{reason}: {n:,}' for reason, n in left_out.reason.value_counts().head(5).items())
     raise UserError(f"{to}: nothing to import: {why or 'the table has no row'}. Check the paths of the source.")
 
+# %% ../../nbs/api/data/importers.ipynb #3ce93349
 def refuse_repeated(
     source:Source # What was read
 ):
@@ -319,6 +323,7 @@ def xrv_image(
         f"image {row} has values from {pixels.min():g} to {pixels.max():g}, expected torchxrayvision's -1024 to 1024. Open the data set without a transform.")
     return Image.fromarray(np.rint((np.clip(pixels, -1024, 1024) + 1024)/2048*255).astype(np.uint8))
 
+# %% ../../nbs/api/data/importers.ipynb #3c7a06fb
 def xrv_source(
     dataset,         # A data set of torchxrayvision
     provenance:Provenance # Where it comes from
@@ -338,6 +343,7 @@ def xrv_source(
     return Source('torchxrayvision', table, tuple(marks), provenance, notes=notes, depth=XRV_DEPTH.get(kind, 1),
                   pixels=lambda row: xrv_image(dataset, row)), base.imgpath if linked else None
 
+# %% ../../nbs/api/data/importers.ipynb #e3541fdb
 def import_torchxrayvision(
     dataset,                 # A data set of torchxrayvision, opened without a transform; subsets and merged ones too
     to:str|Path,             # Folder to make

@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from concurrent.futures import ThreadPoolExecutor
+import fastai.interpret # registers the general `plot_top_losses` first: plum takes the later one where it hesitates
 from fastai.data.transforms import MultiCategory
 from fastai.torch_core import show_title, TensorImageBW, TensorMultiCategory
 from fastcore.basics import patch

@@ -51,15 +51,16 @@ class Scored:
         "What was scored, such as '250 synthetic images of 80 patients'"
         return provenance_sentence(self.provenance, len(self), self.n_patients or None)
 
-    @property
-    def unknown(self) -> dict:
-        "Finding -> number of images whose label is unknown, where there are any"
-        return {f: int(n) for f, n in zip(self.findings, np.isnan(self.targets).sum(axis=0)) if n}
+# %% ../../nbs/api/evaluation/scored.ipynb #207f2d51
+@patch(as_prop=True)
+def unknown(self: Scored) -> dict:
+    "Finding -> number of images whose label is unknown, where there are any"
+    return {f: int(n) for f, n in zip(self.findings, np.isnan(self.targets).sum(axis=0)) if n}
 
-    @property
-    def predictions(self) -> pd.DataFrame:
-        "The scores as a table of predictions"
-        return predictions_frame(self.images, self.scores, self.findings)
+@patch(as_prop=True)
+def predictions(self: Scored) -> pd.DataFrame:
+    "The scores as a table of predictions"
+    return predictions_frame(self.images, self.scores, self.findings)
 
 # %% ../../nbs/api/evaluation/scored.ipynb #fa9e1a99
 @patch

@@ -152,11 +152,13 @@ def say_and_exit(
 def listens_for_the_end():
     "In a launched process: say a sentence when the launcher ends it."
     if n_processes() == 1 or threading.current_thread() is not threading.main_thread(): yield; return
-    hears, speaks = socket.socketpair()
+    (hears, speaks), stopped = socket.socketpair(), threading.Event()
     speaks.setblocking(False)
-    handler, wakeup = signal.signal(signal.SIGTERM, lambda *_: None), signal.set_wakeup_fd(speaks.fileno(), warn_on_full_buffer=False)
-    threading.Thread(target=say_and_exit, args=[hears], daemon=True).start()
+    handler, wakeup = signal.signal(signal.SIGTERM, lambda *_: stopped.set()), signal.set_wakeup_fd(speaks.fileno(), warn_on_full_buffer=False)
+    listener = threading.Thread(target=say_and_exit, args=[hears], daemon=True)
+    listener.start()
     yield
+    if stopped.is_set(): listener.join() # what the signal cut short is not what was finished
     signal.signal(signal.SIGTERM, handler); signal.set_wakeup_fd(wakeup)
     speaks.close() # not after an error: this process is ending then, and may be ended before it has said why
 
