@@ -109,7 +109,7 @@ with listens_for_the_end():
 @pytest.mark.parametrize('waits', ['time.sleep(60)', "sum(i*i for i in range(10**12))", "import ctypes; ctypes.CDLL(None).sleep(60)"], ids=['asleep', 'busy', 'in C'])
 def test_a_launched_process_that_is_ended_says_its_sentence_whatever_it_is_doing(waits):
     "The launcher may end the survivor (SIGTERM) before it has noticed that the other is gone"
-    running = subprocess.Popen([sys.executable, '-c', STOPPED.format(waits=waits)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    running = subprocess.Popen([sys.executable, '-W', 'ignore', '-c', STOPPED.format(waits=waits)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                env={**ENV, 'WORLD_SIZE': '2', 'RANK': '1'})
     assert running.stderr.readline() == 'ready\n'
     time.sleep(.1)
