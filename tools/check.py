@@ -71,10 +71,14 @@ def sync(fix=False):
 
 
 def readme(fix=False):
-    "README.md equals nbs/index.ipynb; CONTRIBUTING's map and the sidebar equal the notebooks"
+    "README.md equals nbs/index.ipynb; CONTRIBUTING's map and the sidebar equal the notebooks; exercises equal their sources"
     sys.path.insert(0, str(ROOT/'tools'))
     from make_map import contributing_text, sidebar_text
     from make_readme import readme_text
+    from make_exercises import differing, MADE, wanted
+    if fix:
+        for path, text in wanted().items(): path.write_text(text, encoding='utf-8')
+    elif differing(): sys.exit(f'{", ".join(differing())} in {MADE.relative_to(ROOT)} differ from tools/exercises. Run: make readme')
     for path, text in {ROOT/'README.md': readme_text(NBS/'index.ipynb'), ROOT/'CONTRIBUTING.md': contributing_text(), NBS/'sidebar.yml': sidebar_text()}.items():
         if fix: path.write_text(text, encoding='utf-8')
         elif path.read_text(encoding='utf-8') != text: sys.exit(f'{path.name} differs from the notebooks. Run: make readme')
@@ -90,8 +94,8 @@ def run_one(path):
 
 
 def run(fix=False):
-    "every notebook runs from its first cell to its last, two at a time"
-    order = sorted(notebooks(), key=lambda p: SLOW_FIRST.index(p.stem) if p.stem in SLOW_FIRST else len(SLOW_FIRST))
+    "every lesson and module notebook runs from its first cell to its last, two at a time (exercises: tests/test_exercises.py)"
+    order = sorted((p for p in notebooks() if p.parent.name != 'exercises'), key=lambda p: SLOW_FIRST.index(p.stem) if p.stem in SLOW_FIRST else len(SLOW_FIRST))
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool: codes = list(pool.map(run_one, order))
     if any(codes): sys.exit(f'== run FAILED: {", ".join(str(p.relative_to(NBS)) for p, code in zip(order, codes) if code)}')
 

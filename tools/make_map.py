@@ -45,6 +45,8 @@ def sidebar_text():
         return [f'{"  "*depth}- section: {title}', f'{"  "*depth}  contents:', *(f'{"  "*depth}    - {page}' for page in pages)]
     lines = ['# Made by `make readme` from the notebooks', 'website:', '  sidebar:', '    contents:', '      - index.ipynb']
     lines += section('Lessons', sorted(p.name for p in NBS.glob('[0-9][0-9]_*.ipynb')))
+    exercises = [f'exercises/{p.name}' for p in sorted((NBS/'exercises').glob('*.ipynb'))]
+    if exercises: lines += section('Exercises', exercises)
     lines += section('Results', ['results.ipynb']) + section('Cards', sorted(p.name for p in NBS.glob('*_card.qmd')))
     pages = {name: path.as_posix() for name, (path, _) in modules().items() if path.parts[0] == 'api'}
     for package, title in PACKAGES.items(): lines += section(f'"Library: {title.lower()}"', [path for name, path in pages.items() if name.split('.')[0] == package])

@@ -70,7 +70,7 @@ if __name__ == '__main__':
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE') # as in check.py
     os.environ.pop('MPLBACKEND', None)   # with agg the figures would not be in the outputs
     every = {str(p.relative_to(NBS).with_suffix('')): p for p in sorted(NBS.rglob('*.ipynb')) if not any(part.startswith(('_', '.')) for part in p.relative_to(NBS).parts)}
-    asked = [name.removesuffix('.ipynb').removeprefix('nbs/') for name in sys.argv[1:]] or list(every)
+    asked = [name.removesuffix('.ipynb').removeprefix('nbs/') for name in sys.argv[1:]] or [name for name in every if not name.endswith('_ex')]
     unknown = [name for name in asked if name not in every]
     if unknown: raise SystemExit(f'{unknown[0]} is no notebook. Names are such as 02_split or api/data/masks.')
     with ThreadPoolExecutor(2) as pool: outcomes = list(pool.map(attempt, [every[name] for name in asked]))
