@@ -16,7 +16,7 @@ from .parts import check_fractions, check_table, match_split, part_order
 # %% ../../nbs/02_split.ipynb #9386ba3d
 def image_split(
     table:pd.DataFrame, # tidy metadata, one row an image
-    fractions:dict|None=None, # wanted share of each part; None for 70/10/20
+    fractions:dict|None=None, # wanted share of each part; None for 60/15/25
     seed:int=0, # same seed, same split
 )->pd.DataFrame: # split: `image`, `patient_id`, `part`
     "The LEAKY split by image, for teaching only: one patient may land in several parts"
@@ -113,7 +113,7 @@ def assign_parts(
 # %% ../../nbs/02_split.ipynb #95811fcc
 def patient_split(
     table:pd.DataFrame, # tidy metadata, one row an image
-    fractions:dict|None=None, # wanted share of each part; None for 70/10/20
+    fractions:dict|None=None, # wanted share of each part; None for 60/15/25
     seed:int=0, # same seed and table, same split, whatever the order of the rows
 )->pd.DataFrame: # split: `image`, `patient_id`, `part`
     "Split by patient, with each part's share of all classes, of images and of patients as close as can be"
