@@ -115,9 +115,6 @@ swapped = [name for name, sides in masks.items() if centre(sides['Left']) < cent
 def centre(mask): return np.nonzero(mask)[1].mean()
 swapped = [name for name, sides in masks.items() if centre(sides['Left']) > centre(sides['Right'])]
 
-# %% [wrong] the smaller lung is taken for the left one
-swapped = [name for name, sides in masks.items() if sides['Left'].sum() > sides['Right'].sum()]
-
 # %% [wrong] rows in place of columns
 def centre(mask): return np.nonzero(mask)[0].mean()
 swapped = [name for name, sides in masks.items() if centre(sides['Left']) < centre(sides['Right'])]
@@ -126,7 +123,7 @@ swapped = [name for name, sides in masks.items() if centre(sides['Left']) < cent
 assert len(swapped) < 60, 'Your condition is true for all 60 images: compare the two masks of each.'
 assert len(swapped) != 59, "You found the 59 good ones: the patient's left lung lies on the image's right, so it has the larger column."
 assert swapped, 'Your condition is true for no image.'
-assert len(swapped) == 1, f'You found {len(swapped)} images, and only one was swapped. Compare the columns of the two masks: neither their rows nor their areas tell left from right.'
+assert len(swapped) == 1, f'You found {len(swapped)} images, and only one was swapped. Compare the columns of the two masks: their rows do not tell left from right.'
 assert swapped == [victim], f'{swapped[0]} is not the one. In it the left lung has the larger mean column, as it should.'
 
 # %% [markdown]
