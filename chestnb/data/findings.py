@@ -53,7 +53,7 @@ def label_columns(
     table = [[name in one for one in distinct] + ([np.nan] if (codes < 0).any() else []) for name in (*findings, NO_FINDING)]
     return {name: np.array(row)[codes] for name, row in zip((*findings, NO_FINDING), table)}
 
-# %% ../../nbs/00_dataset.ipynb #fafc4da5
+# %% ../../nbs/00_dataset.ipynb #e45fc6c4
 def findings_of(
     table:pd.DataFrame # A metadata table
 ) -> tuple:            # Its findings; NIH's 14 if it does not say
@@ -62,7 +62,7 @@ def findings_of(
 
 def classes_of(
     table:pd.DataFrame # A metadata table
-) -> tuple:            # Its findings, and 'No Finding' at last
+) -> tuple:            # Its findings, and 'No Finding' last
     "The columns of a table that can be counted."
     return (*findings_of(table), NO_FINDING)
 
@@ -72,7 +72,7 @@ def resolve_unknown(
     targets:np.ndarray, # 1, 0, and NaN where unknown; any shape, a table too
     policy:str='mask'   # 'mask': unknown labels stay NaN; 'negative' or 'positive': they become 0 or 1
 ) -> np.ndarray:        # float32, the same shape
-    "What shall be learnt and scored where nobody knows."
+    "What to learn and to score where the label is unknown."
     if policy not in UNKNOWN_POLICIES: raise UserError(f"unknown={policy!r}: expected one of {', '.join(map(repr, UNKNOWN_POLICIES))}.")
     targets = np.asarray(targets, dtype=np.float32)
     return np.where(np.isnan(targets), np.float32(UNKNOWN_POLICIES[policy]), targets)
