@@ -1,0 +1,158 @@
+"""Pages of the site that are made from the notebooks and modules: the sidebar, the API index and the commands: python tools/make_pages.py
+
+`make readme` writes them, `make test` compares them. They read source text only, except for the --help of each command.
+"""
+import ast
+import io
+import os
+import re
+import sys
+from configparser import ConfigParser
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+import nbformat
+
+from make_map import NBS, PACKAGES, ROOT, modules
+
+NOTE = '<!-- Made by `make readme`: change the notebooks, not this file. -->'
+HELP_WIDTH = '88' # Columns of the --help texts; what argparse wraps to
+CHAPTERS = {'Install and run': ('chestnb_demo', 'chestnb_check'), 'Bring your own data': ('chestnb_import', 'chestnb_audit', 'chestnb_pack'),
+            'Fetch or draw data': ('chestnb_nih', 'chestnb_chestmnist', 'chestnb_phantom'), 'Train and evaluate': ('chestnb_train', 'chestnb_evaluate', 'chestnb_report')}
+
+
+@dataclass
+class Name:
+    "One public name of a module."
+    name: str          # As it is imported
+    text: str          # First line of its docstring, or the comment behind a constant
+    is_constant: bool  # Assigned, not defined: it has no heading on its page
+
+
+def title_of(path):
+    "Title of a notebook or page, without the dot between number and words."
+    if path.suffix == '.ipynb': return re.match(r'# (.+)', nbformat.read(path, as_version=4).cells[0].source)[1].replace(' · ', ' ')
+    return re.search(r'^title: "?(.+?)"?$', path.read_text(encoding='utf-8'), re.M)[1]
+
+
+def public_names(module):
+    "The public names of a module, in the order of its file."
+    path = ROOT/'chestnb'/(module.replace('.', '/') + '.py')
+    source = path.read_text(encoding='utf-8')
+    body, lines = ast.parse(source).body, source.splitlines()
+    listed = next((ast.literal_eval(n.value) for n in body if isinstance(n, ast.Assign) and getattr(n.targets[0], 'id', '') == '__all__'), [])
+    found = {}
+    for node in body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            found[node.name] = Name(node.name, (ast.get_docstring(node) or '').split('\n')[0], False)
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            comment = re.search(r'\s#+\s*(.+)$', lines[node.end_lineno - 1]) or re.search(r'\s#\s*(.+)$', lines[node.lineno - 1])
+            for target in getattr(node, 'targets', None) or [node.target]:
+                for part in getattr(target, 'elts', [target]):
+                    if isinstance(part, ast.Name): found[part.id] = Name(part.id, comment[1] if comment else '', True)
+    return [found[name] for name in sorted(listed, key=list(found).index) if name in found]
+
+
+def entries(pages, depth):
+    "Lines of sidebar.yml for pages with a short text: (text, path)."
+    return [line for text, page in pages for line in (f'{"  "*depth}- text: "{text}"', f'{"  "*depth}  href: {page}')]
+
+
+def section(title, inside, depth):
+    "Lines of sidebar.yml for one section."
+    return [f'{"  "*depth}- section: "{title}"', f'{"  "*depth}  contents:', *inside]
+
+
+def sidebar_text():
+    "The sidebar: start, lessons, exercises, library package by package, commands, results, cards."
+    lessons = [(title_of(p), p.name) for p in sorted(NBS.glob('[0-9][0-9]_*.ipynb'))]
+    titles = {page.removesuffix('.ipynb'): text for text, page in lessons}
+    made = {kind: [(titles[p.stem.removesuffix(f'_{kind}')], f'exercises/{p.name}') for p in sorted((NBS/'exercises').glob(f'*_{kind}.ipynb'))] for kind in ('ex', 'sol')}
+    library = {name: path.as_posix() for name, (path, _) in modules().items() if path.parts[0] == 'api'}
+    lines = ['# Made by `make readme` from the notebooks', 'website:', '  sidebar:', '    style: floating', '    collapse-level: 2', '    contents:']
+    lines += entries([('Start here', 'index.ipynb')], 3) + section('Lessons', entries(lessons, 5), 3)
+    exercises = [section(title, entries(made[kind], 7), 5) for kind, title in (('ex', 'With blanks'), ('sol', 'Solutions')) if made[kind]]
+    if exercises: lines += section('Exercises', sum(exercises, []), 3)
+    packages = [section(title, entries([(name.split('.', 1)[1], page) for name, page in library.items() if name.split('.')[0] == package], 7), 5) for package, title in PACKAGES.items()]
+    lines += section('Library', entries([('API index', 'api/index.qmd')], 5) + sum(packages, []) + entries([(name, page) for name, page in library.items() if name.split('.')[0] not in PACKAGES], 5), 3)
+    lines += entries([('Commands', 'commands.qmd'), ('Results', 'results.ipynb')], 3)
+    return '\n'.join(lines + section('Cards', entries([('Data card', 'data_card.qmd'), ('Model card', 'model_card.qmd')], 5), 3)) + '\n'
+
+
+def marked(text):
+    "A docstring as Markdown: what would be read as a mark is written as it is."
+    return re.sub(r'([*_<>\[\]|])', r'\\\1', text) if '`' not in text else '`'.join(part if i % 2 else re.sub(r'([*_<>\[\]|])', r'\\\1', part) for i, part in enumerate(text.split('`')))
+
+
+def api_module(name, path, subtitle, used):
+    "One module of the API index: a heading, then a heading and a sentence for each public name."
+    page = f'../{path.as_posix()}'
+    lines = [f'# {name} {{#{name.replace(".", "-")} .api-module}}', '', f'[{marked(subtitle)}]({page}). `from chestnb.{name} import ...`', '']
+    names = public_names(name)
+    constants = [f'- `{n.name}`{": " + marked(n.text) if n.text else ""}' for n in names if n.is_constant]
+    if constants: lines += ['::: {.api-constants}', '', *constants, '', ':::', '']
+    for n in names:
+        if n.is_constant: continue
+        label = n.name if n.name.lower() not in used else f'{name.replace(".", "-")}-{n.name}'
+        used.add(n.name.lower())
+        lines += [f'## [{n.name}]({page}#{n.name.lower()}) {{#{label.lower()} .api-name}}', '', marked(n.text) or '(no description)', '']
+    return lines
+
+
+def api_text():
+    "The API index."
+    everything = {name: (path, subtitle) for name, (path, subtitle) in modules().items() if name != 'all'}
+    homes = {n.name: name for name in everything for n in public_names(name)}
+    everyday = [m for m in re.findall(r"'(\w+)'", (ROOT/'chestnb'/'all.py').read_text(encoding='utf-8').split('__all__')[1].split(']')[0])]
+    count = sum(len(public_names(name)) for name in everything)
+    lines = ['---', 'title: "API index"', 'description: "Every public name of chestnb, module by module, with the first line of its description."', 'toc-depth: 1', 'number-sections: false', '---', '', NOTE, '',
+             f'{count:,} public names in {len(everything)} modules. A name leads to its definition. Imports point down: core, data, then model and evaluation, then commands; evaluation needs neither a model nor torch.', '',
+             f'`from chestnb.all import *` ([all](all.ipynb)) gives the names that one types most: ' + ', '.join(f'[`{n}`](../{everything[homes[n]][0].as_posix()}#{n.lower()})' if not n.isupper() else f'[`{n}`](../{everything[homes[n]][0].as_posix()})' for n in sorted(everyday, key=str.lower)) + '.', '']
+    used = set()
+    for name, (path, subtitle) in everything.items(): lines += api_module(name, path, subtitle, used)
+    return '\n'.join(lines).rstrip() + '\n'
+
+
+def scripts():
+    "Command -> function, as settings.ini names them."
+    settings = ConfigParser(delimiters=['='], strict=False)
+    settings.read(ROOT/'settings.ini', encoding='utf-8')
+    return dict(line.strip().split('=', 1) for line in settings['DEFAULT']['console_scripts'].split())
+
+
+def help_of(name, place):
+    "What a command prints for --help on a terminal of HELP_WIDTH columns."
+    module, function = place.split(':')
+    before, shown = (os.environ.get('COLUMNS'), sys.argv), io.StringIO()
+    os.environ['COLUMNS'], sys.argv = HELP_WIDTH, [name, '--help']
+    try:
+        with redirect_stdout(shown): getattr(import_module(module), function)()
+    except SystemExit: pass
+    finally:
+        sys.argv = before[1]
+        os.environ.pop('COLUMNS') if before[0] is None else os.environ.update(COLUMNS=before[0])
+    return '\n'.join(line.rstrip() for line in shown.getvalue().rstrip().splitlines())
+
+
+def commands_text():
+    "The page of commands."
+    known = scripts()
+    lines = ['---', 'title: "Commands"', 'description: "What you type in a terminal: every command with its --help."', '---', '', NOTE, '',
+             'Every command takes its main argument with or without its name (`chestnb_check DIR` is `chestnb_check --data DIR`), dashes for underscores (`--image-size`), and ends a mistake with one sentence and exit code 2. None is for clinical use.', '']
+    for chapter, names in CHAPTERS.items():
+        lines += [f'## {chapter}', '']
+        for name in names: lines += [f'### {name} {{#{name}}}', '', '```text', help_of(name, known[name]), '```', '']
+    lacking = set(known) - {n for names in CHAPTERS.values() for n in names}
+    assert not lacking, f'tools/make_pages.py: no chapter has {", ".join(lacking)}'
+    return '\n'.join(lines).rstrip() + '\n'
+
+
+def wanted():
+    "Path -> text of every page that is made here."
+    return {NBS/'sidebar.yml': sidebar_text(), NBS/'api'/'index.qmd': api_text(), NBS/'commands.qmd': commands_text()}
+
+
+if __name__ == '__main__':
+    for path, text in wanted().items(): path.write_text(text, encoding='utf-8')
