@@ -45,5 +45,5 @@ bench: $(READY)  ## Print the benchmark table (minutes)
 
 docs: $(READY)  ## Render the site into _docs (needs Quarto on the PATH)
 	@command -v quarto >/dev/null || { echo "Quarto is not installed: https://quarto.org/docs/get-started/"; exit 1; }
-	rm -rf _proc _docs && PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/nbdev_proc_nbs
+	rm -rf _proc _docs && PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/nbdev_proc_nbs && $(BIN)/python tools/site_pages.py _proc
 	cd _proc && PATH="$(CURDIR)/$(BIN):$$PATH" quarto render --no-cache && mv _docs ..

@@ -28,7 +28,8 @@ REPOSITORY = 'https://github.com/chestnb/chestnb'
 COLAB = f'''#| eval: false
 # On Google Colab only: fetch the course with its exact versions, then restart the runtime once
 !git clone --depth 1 {REPOSITORY} && cd chestnb && pip install -q -c constraints.txt -e .
-%cd chestnb/nbs/exercises'''
+import os
+os.chdir('chestnb/nbs/exercises')'''
 
 
 @dataclass

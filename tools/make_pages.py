@@ -1,4 +1,4 @@
-"""Pages of the site that are made from the notebooks and modules: the sidebar, the API index and the commands: python tools/make_pages.py
+"""Pages of the site that are made from the notebooks and modules: sidebar, API index, commands, course map: python tools/make_pages.py
 
 `make readme` writes them, `make test` compares them. They read source text only, except for the --help of each command.
 """
@@ -21,6 +21,20 @@ NOTE = '<!-- Made by `make readme`: change the notebooks, not this file. -->'
 HELP_WIDTH = '88' # Columns of the --help texts; what argparse wraps to
 CHAPTERS = {'Install and run': ('chestnb_demo', 'chestnb_check'), 'Bring your own data': ('chestnb_import', 'chestnb_audit', 'chestnb_pack'),
             'Fetch or draw data': ('chestnb_nih', 'chestnb_chestmnist', 'chestnb_phantom'), 'Train and evaluate': ('chestnb_train', 'chestnb_evaluate', 'chestnb_report')}
+
+COLAB = 'https://colab.research.google.com/github/chestnb/chestnb/blob/main/nbs'
+BADGE = 'https://colab.research.google.com/assets/colab-badge.svg'
+MAP_START, MAP_END = '<!-- course map: made by `make readme` -->', '<!-- end of the course map -->'
+QUESTIONS = { # What each lesson asks first, in a few words
+    '00': 'Of six X-rays labelled pneumothorax, how many do radiologists confirm?',
+    '01': 'How good is a model that always says no?',
+    '02': 'Two scores, one model, the same images: which one is true?',
+    '03': 'Which of four augmentations could be a real chest?',
+    '04': 'Do two networks see more than one?',
+    '05': 'From scratch, or from ImageNet?',
+    '06': 'Which of two models is better?',
+    '07': 'Does 30 % mean 30 %?',
+    '08': 'Is a saliency map evidence?'}
 
 
 @dataclass
@@ -149,9 +163,42 @@ def commands_text():
     return '\n'.join(lines).rstrip() + '\n'
 
 
+def minutes_of(path):
+    "Stated time of a lesson: minutes to read, and its words for the time to run; None where it states none."
+    text = '\n'.join(c.source for c in nbformat.read(path, as_version=4).cells[:8])
+    stated = re.search(r'\*\*Time\.\*\* About (\d+) minutes to read and (\d+) (seconds|minutes?) to run', text)
+    return (int(stated[1]), f'{stated[2]} {"s" if stated[3] == "seconds" else "min"}') if stated else None
+
+
+def badge(page): return f'[![Open in Colab]({BADGE})]({COLAB}/{page})'
+
+
+def course_map():
+    "The table of lessons on the start page."
+    paths = sorted(NBS.glob('[0-9][0-9]_*.ipynb'))
+    lines, total = ['| Lesson | It asks | Read, run | Lesson in Colab | Exercises | Exercises in Colab |', '|---|---|---|---|---|---|'], 0
+    for path in paths:
+        time, exercise = minutes_of(path), f'exercises/{path.stem}_ex.ipynb'
+        total += time[0] if time else 0
+        made = (NBS/exercise).is_file()
+        lines.append(f'| [{title_of(path)}]({path.name}) | {QUESTIONS.get(path.stem[:2], "")} | {f"{time[0]} min, {time[1]}" if time else ""} | {badge(path.name)} '
+                     f'| {f"[blank]({exercise}), [solved](exercises/{path.stem}_sol.ipynb)" if made else ""} | {badge(exercise) if made else ""} |')
+    said = f'\n\nReading the nine lessons takes about {total/60:.0f} hours; times to run are on two CPU cores.' if all(map(minutes_of, paths)) else ''
+    return '\n'.join([MAP_START, '', *lines]) + said + f'\n\n{MAP_END}'
+
+
+def index_text():
+    "The start page with today's course map."
+    path = NBS/'index.ipynb'
+    book = nbformat.read(path, as_version=4)
+    for cell in book.cells:
+        if MAP_START in cell.source: cell.source = cell.source.split(MAP_START)[0] + course_map() + cell.source.split(MAP_END)[1]
+    return nbformat.writes(book, indent=1, ensure_ascii=False, sort_keys=True) + '\n'
+
+
 def wanted():
     "Path -> text of every page that is made here."
-    return {NBS/'sidebar.yml': sidebar_text(), NBS/'api'/'index.qmd': api_text(), NBS/'commands.qmd': commands_text()}
+    return {NBS/'index.ipynb': index_text(), NBS/'sidebar.yml': sidebar_text(), NBS/'api'/'index.qmd': api_text(), NBS/'commands.qmd': commands_text()}
 
 
 if __name__ == '__main__':
