@@ -158,8 +158,9 @@ def test_figures_of_quarto_become_plain_pictures():
 
 def test_the_figure_of_the_start_page_shows_the_scores_of_today():
     "Run tools/make_images.py when nbs/results/embedded/comparison.csv has changed."
-    assert Image.open(NBS/'images'/'course.png').info['Source'] == sha256((NBS/'results'/'embedded'/'comparison.csv').read_bytes()).hexdigest()
-    assert Image.open(NBS/'images'/'social.png').size == (1200, 630)
+    with Image.open(NBS/'images'/'course.png') as figure: source = figure.info['Source']
+    with Image.open(NBS/'images'/'social.png') as card: assert card.size == (1200, 630)
+    assert source == sha256((NBS/'results'/'embedded'/'comparison.csv').read_bytes()).hexdigest()
 
 
 def test_llms_txt_names_pages_that_are_made():
@@ -236,7 +237,7 @@ def test_mistakes_in_text_are_found(folder, source, said):
     assert any(said in problem for problem in site_checks.problems(folder, [])), site_checks.problems(folder, [])
 
 
-@pytest.mark.parametrize('output, said', [(dict(output_type='stream', name='stdout', text='see /home/me/x'), 'path of this machine'), (dict(output_type='stream', name='stdout', text='x'*120), 'a word of 120'),
+@pytest.mark.parametrize('output, said', [(dict(output_type='stream', name='stdout', text='see /home/me/x'), 'path of this machine'), (dict(output_type='stream', name='stdout', text='x'*200), 'a word of 200'),
                                           (dict(output_type='display_data', data={'image/png': 'x'}), 'without fig-alt'), (dict(output_type='stream', name='stderr', text='x'), 'stderr')])
 def test_mistakes_in_outputs_are_found(folder, output, said):
     made_page(folder/'api'/'data'/'x.ipynb', 'Text.', [output])

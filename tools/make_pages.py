@@ -42,7 +42,8 @@ class Name:
     "One public name of a module."
     name: str          # As it is imported
     text: str          # First line of its docstring, or the comment behind a constant
-    is_constant: bool  # Assigned, not defined: it has no heading on its page
+    is_constant: bool  # Assigned, not defined
+    has_heading: bool = True # Documented on its page; nbdev leaves out functions that fastai chooses by type
 
 
 def title_of(path):
@@ -60,13 +61,13 @@ def public_names(module):
     found = {}
     for node in body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-            found[node.name] = Name(node.name, (ast.get_docstring(node) or '').split('\n')[0], False)
+            found[node.name] = Name(node.name, (ast.get_docstring(node) or '').split('\n')[0], False, not any('dispatch' in ast.unparse(d) for d in node.decorator_list))
         elif isinstance(node, (ast.Assign, ast.AnnAssign)):
             comment = re.search(r'\s#+\s*(.+)$', lines[node.end_lineno - 1]) or re.search(r'\s#\s*(.+)$', lines[node.lineno - 1])
             for target in getattr(node, 'targets', None) or [node.target]:
                 for part in getattr(target, 'elts', [target]):
                     if isinstance(part, ast.Name): found[part.id] = Name(part.id, comment[1] if comment else '', True)
-    return [found[name] for name in sorted(listed, key=list(found).index) if name in found]
+    return [found[name] for name in found if name in listed]
 
 
 def entries(pages, depth):
@@ -111,7 +112,7 @@ def api_module(name, path, subtitle, used):
         if n.is_constant: continue
         label = n.name if n.name.lower() not in used else f'{name.replace(".", "-")}-{n.name}'
         used.add(n.name.lower())
-        lines += [f'## [{n.name}]({page}#{n.name.lower()}) {{#{label.lower()} .api-name}}', '', marked(n.text) or '(no description)', '']
+        lines += [f'## [{n.name}]({page}{"#" + n.name.lower() if n.has_heading else ""}) {{#{label.lower()} .api-name}}', '', marked(n.text) or '(no description)', '']
     return lines
 
 

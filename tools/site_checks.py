@@ -5,7 +5,7 @@ from pathlib import Path
 
 from site_pages import SITE, headings, identifiers, lines_of, page_address, text_of, texts
 
-COLUMN = 94   # Characters of an output line that fit into the text column at 1,280 pixels; longer ones wrap (styles.css)
+LONGEST_WORD = 160 # Characters; lines wrap, a longer word too (styles.css), but nobody reads that
 MACHINE_PATH = re.compile(r'/(root|home|tmp|work|Users)/')
 LINK = re.compile(r'(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)(?:\s+"[^"]*")?\)(?:\{([^}]*)\})?')
 TAG = re.compile(r'<(a|img)\b([^>]*)>')
@@ -76,7 +76,7 @@ def output_problems(page):
             shown = text_of(output.get('text') or data.get('text/html') or data.get('text/markdown') or data.get('text/plain', ''))
             if MACHINE_PATH.search(re.sub(r'https?://\S+', '', shown)): yield f'a path of this machine: {first}'
             if 'text/html' not in data and 'image/png' not in data and 'text/markdown' not in data:
-                for word in re.findall(rf'\S{{{COLUMN + 1},}}', shown): yield f'a word of {len(word)} characters in an output: {word[:40]}'
+                for word in re.findall(rf'\S{{{LONGEST_WORD + 1},}}', shown): yield f'a word of {len(word)} characters in an output: {word[:40]}'
         if re.search(r'^\s*%', text_of(cell['source']), re.M) and cell['cell_type'] == 'code': yield 'a magic command'
 
 
