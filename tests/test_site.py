@@ -75,7 +75,7 @@ def test_contrast_of_the_navbar_and_of_dark_mode():
 def test_outputs_wrap_and_tables_scroll_inside_themselves():
     rule = re.search(r'^([^{}]*\.cell-output pre[^{}]*)\{([^}]*)\}', CSS, re.M)
     assert 'white-space: pre-wrap' in rule[2] and 'overflow-wrap: anywhere' in rule[2]
-    table = re.search(r'^main table \{([^}]*)\}', CSS, re.M)[1]
+    table = re.search(r'^main table, main table.table \{([^}]*)\}', CSS, re.M)[1]
     assert 'overflow-x: auto' in table and 'max-width: 100%' in table
     assert CSS.count('border-left') == 1, 'the bar beside an output is drawn once'
 
@@ -228,6 +228,18 @@ def test_mended_pages_have_no_links_in_code_and_none_that_lead_nowhere(folder):
     assert '\n## cut' in text, 'a definition stands one level below the title of its page'
     assert page['cells'][2]['source'].startswith('#| code-fold: true') and len(page['cells'][2]['outputs']) == 1
     assert site_checks.problems(folder, []) == []
+
+
+def test_what_nbdev_leaves_out_is_put_back_where_it_was(tmp_path):
+    "Imports are shown, and the library's source is folded behind its description."
+    cells = [('#| export\nimport numpy as np', 'a1'), ('Words.', 'a2'), ('#| export\ndef cut(split):\n    "Cut."\n    return np.array(split)', 'a3'), ('cut(1)', 'a4')]
+    source = dict(cells=[dict(cell_type='markdown' if text == 'Words.' else 'code', id=name, source=text) for text, name in cells])
+    page = dict(cells=[dict(cell_type='raw', source='---\n---'), dict(cell_type='markdown', source='<!-- -->'), dict(cell_type='markdown', id='a2', source='Words.'),
+                       dict(cell_type='code', id='zz', source='#| output: asis\nshow_doc(cut)', outputs=[]), dict(cell_type='code', id='a4', source='cut(1)', outputs=[])])
+    site_pages.put_back(page, source, is_library=True)
+    assert [c.get('id') for c in page['cells']] == [None, None, 'a1', 'a2', 'zz', 'a3', 'a4']
+    assert page['cells'][2]['source'] == '#| code-fold: true\n#| code-summary: "Imports"\nimport numpy as np'
+    assert page['cells'][5]['source'].startswith('#| code-fold: true\n#| code-summary: "Source"\ndef cut(split)')
 
 
 @pytest.mark.parametrize('source, said', [('[a](gone.ipynb)', 'has no target'), ('[a](../../02_split.ipynb#gone)', 'has no such heading'), ('![](../../02_split.ipynb)', 'no alternative text'),

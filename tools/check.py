@@ -116,7 +116,7 @@ def site(fix=False):
         stand_in.write_text('#!/bin/sh\nexit 0\n') # nbdev asks whether there is a quarto, and would install one
         stand_in.chmod(stand_in.stat().st_mode | stat.S_IEXEC)
         call(BIN/'nbdev_proc_nbs', cwd=copy, env={**QUIET, 'PATH': f'{stand_in.parent}{os.pathsep}{BIN}{os.pathsep}{os.environ["PATH"]}', 'PYTHONPATH': str(copy)})
-        mend(copy/'_proc')
+        mend(copy/'_proc', NBS)
         wrong = problems(copy/'_proc', [p.relative_to(NBS) for p in notebooks()])
     if wrong: sys.exit('\n'.join([f'{len(wrong)} mistakes on the pages of the site:', *wrong[:40]]))
 

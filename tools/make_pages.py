@@ -106,8 +106,8 @@ def api_module(name, path, subtitle, used):
     page = f'../{path.as_posix()}'
     lines = [f'# {name} {{#{name.replace(".", "-")} .api-module}}', '', f'[{marked(subtitle)}]({page}). `from chestnb.{name} import ...`', '']
     names = public_names(name)
-    constants = [f'- `{n.name}`{": " + marked(n.text) if n.text else ""}' for n in names if n.is_constant]
-    if constants: lines += ['::: {.api-constants}', '', *constants, '', ':::', '']
+    constants = [f'`{n.name}`{f" ({marked(n.text)})" if n.text else ""}' for n in names if n.is_constant]
+    if constants: lines += ['::: {.api-constants}', '', f'Constants: {", ".join(constants)}.', '', ':::', '']
     for n in names:
         if n.is_constant: continue
         label = n.name if n.name.lower() not in used else f'{name.replace(".", "-")}-{n.name}'

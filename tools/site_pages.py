@@ -1,9 +1,11 @@
 """Mend the pages that nbdev_proc_nbs made, before Quarto renders them: python tools/site_pages.py _proc
 
 nbdev links every name in backticks, also inside the code of a signature, where a link is shown as raw text; its links name the published site,
-and some have no target. Here code holds no links, links lead from page to page, a name without a definition on a page is no link,
-a definition stands one level below its chapter, the library's source is folded, and what building printed is not kept.
+and some have no target; it leaves out cells that are exported without being shown, imports among them. Here code holds no links, links lead from page
+to page, a name without a definition on a page is no link, a definition stands one level below its chapter, what was left out is there again
+(the library's source folded), and what building printed is not kept.
 """
+import ast
 import json
 import os
 import re
@@ -11,6 +13,7 @@ import sys
 from pathlib import Path
 
 SITE = 'https://chestnb.github.io/chestnb/'
+EXPORT = re.compile(r'#\|\s*export\s*$', re.M)
 FENCE = re.compile(r'\s*(```|~~~)')
 NAME_LINK = re.compile(rf'\[(`[^`\]]+`)\]\({re.escape(SITE)}([^)#\s]*)(?:#([^)\s]*))?\)')
 HEADING = re.compile(r'(#{1,6}) +(.*?)\s*(?:\{(.*)\})?\s*$')
@@ -105,10 +108,39 @@ def mend_code(page, is_library):
         cell['outputs'] = [o for o in cell['outputs'] if o.get('name') != 'stderr']
 
 
-def mend(folder):
-    "Every page in the folder of nbdev."
+def defined_in(source):
+    "Names of the public functions and classes of a cell."
+    try: body = ast.parse(source).body
+    except SyntaxError: return set()
+    return {node.name for node in body if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name[0] != '_'}
+
+
+def documented(cell):
+    "The name that a cell of nbdev documents."
+    found = re.search(r'^show_doc\((\w+)\)', text_of(cell['source']), re.M) if cell['cell_type'] == 'code' else None
+    return found[1] if found else None
+
+
+def put_back(page, source, is_library):
+    "Cells of `source` that are exported but not on the page, each where it was: folded if they are the library's."
+    cells, place = page['cells'], 2   # nbdev begins with the title and a warning
+    for cell in source['cells']:
+        code, here = text_of(cell['source']), next((i for i, c in enumerate(cells) if c.get('id') and c['id'] == cell.get('id')), None)
+        if here is not None: place = here + 1
+        elif cell['cell_type'] == 'code' and EXPORT.match(code):
+            shown = re.sub(r'^#\|.*\n?', '', code, flags=re.M).strip('\n')
+            names, is_import = defined_in(shown), re.match(r'(import|from) ', shown)
+            place = max([place, *(i + 1 for i, c in enumerate(cells) if documented(c) in names and names)])
+            fold = f'#| code-fold: true\n#| code-summary: "{"Imports" if is_import else "Source"}"\n' if is_library else ''
+            cells.insert(place, dict(cell_type='code', execution_count=None, id=f'{cell.get("id", place)}', metadata={}, outputs=[], source=fold + shown))
+            place += 1
+
+
+def mend(folder, sources=None):
+    "Every page in the folder of nbdev, with the notebooks that it was made from."
     pages = {path: json.loads(path.read_text(encoding='utf-8')) for path in sorted(folder.rglob('*.ipynb'))}
     for path, page in pages.items():
+        if sources: put_back(page, json.loads((sources/path.relative_to(folder)).read_text(encoding='utf-8')), 'api' in path.relative_to(folder).parts)
         mend_headings(page)
         mend_code(page, 'api' in path.relative_to(folder).parts)
     places = {page_address(path, folder, page): (path, set(identifiers(text_of(holder[key]) for holder, key in texts(page)))) for path, page in pages.items()}
@@ -117,4 +149,4 @@ def mend(folder):
         path.write_text(json.dumps(page, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
 
 
-if __name__ == '__main__': mend(Path(sys.argv[1]).resolve())
+if __name__ == '__main__': mend(Path(sys.argv[1]).resolve(), Path(__file__).resolve().parent.parent/'nbs')
