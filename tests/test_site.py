@@ -230,6 +230,12 @@ def test_mended_pages_have_no_links_in_code_and_none_that_lead_nowhere(folder):
     assert site_checks.problems(folder, []) == []
 
 
+def test_a_name_inside_a_written_link_is_no_second_link(folder):
+    made_page(folder/'api'/'data'/'x.ipynb', f'See [what [`patient_split`]({site_pages.SITE}split.html#patient_split) does](../../02_split.ipynb).')
+    site_pages.mend(folder)
+    assert 'See [what `patient_split` does](../../02_split.ipynb).' in (folder/'api'/'data'/'x.ipynb').read_text()
+
+
 def test_what_nbdev_leaves_out_is_put_back_where_it_was(tmp_path):
     "Imports are shown, and the library's source is folded behind its description."
     cells = [('#| export\nimport numpy as np', 'a1'), ('Words.', 'a2'), ('#| export\ndef cut(split):\n    "Cut."\n    return np.array(split)', 'a3'), ('cut(1)', 'a4')]
@@ -243,7 +249,7 @@ def test_what_nbdev_leaves_out_is_put_back_where_it_was(tmp_path):
 
 
 @pytest.mark.parametrize('source, said', [('[a](gone.ipynb)', 'has no target'), ('[a](../../02_split.ipynb#gone)', 'has no such heading'), ('![](../../02_split.ipynb)', 'no alternative text'),
-                                          ('## A\n\n#### B', 'goes from level 2 to 4'), ('<img src="../../02_split.ipynb">', 'no alternative text'), ('[a](https://chestnb.github.io/chestnb/split.html)', 'published site')])
+                                          ('## A\n\n#### B', 'goes from level 2 to 4'), ('<img src="../../02_split.ipynb">', 'no alternative text'), ('[a [b](../../02_split.ipynb)](../../02_split.ipynb)', 'link inside a link'), ('[a](https://chestnb.github.io/chestnb/split.html)', 'published site')])
 def test_mistakes_in_text_are_found(folder, source, said):
     made_page(folder/'api'/'data'/'x.ipynb', source)
     assert any(said in problem for problem in site_checks.problems(folder, [])), site_checks.problems(folder, [])

@@ -50,7 +50,8 @@ def link_problems(path, folder, pages):
             if wrong := wrong_link(target, path, folder, pages): yield f'{target} {wrong}'
             if picture and not (words.strip() if 'fig-alt' not in attributes else re.search(r'fig-alt="[^"]+"', attributes)): yield f'{target} has no alternative text'
             for inner in LINK.findall(words):
-                if not inner[1].strip(): yield f'{inner[2]} has no alternative text'
+                if inner[0] and not inner[1].strip(): yield f'{inner[2]} has no alternative text'
+                if not inner[0]: yield f'{inner[2]} is a link inside a link'
         for name, inside in TAG.findall(plain):
             target = re.search(r'(?:href|src)="([^"]+)"', inside)
             if target and (wrong := wrong_link(target[1], path, folder, pages)): yield f'{target[1]} {wrong}'

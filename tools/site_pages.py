@@ -75,6 +75,8 @@ def page_address(path, folder, page):
 def link(match, path, folder, places):
     "A link of nbdev as a link from this page to that one; the name alone if there is no such place."
     name, address, anchor = match.groups()
+    before = match.string[:match.start()]
+    if before.count('[') > before.count(']'): return name   # inside a link that somebody wrote
     target, known = places.get(address, (None, ()))
     if target is None or (anchor and anchor not in known): return name
     to = '' if target == path else os.path.relpath(target, path.parent).replace(os.sep, '/')
