@@ -28,8 +28,7 @@ REPOSITORY = 'https://github.com/chestnb/chestnb'
 COLAB = f'''#| eval: false
 # On Google Colab only: fetch the course with its exact versions, then restart the runtime once
 !git clone --depth 1 {REPOSITORY} && cd chestnb && pip install -q -c constraints.txt -e .
-import os
-os.chdir('chestnb/nbs/exercises')'''
+%cd chestnb/nbs/exercises'''
 
 
 @dataclass

@@ -78,7 +78,6 @@ def output_problems(page):
             if MACHINE_PATH.search(re.sub(r'https?://\S+', '', shown)): yield f'a path of this machine: {first}'
             if 'text/html' not in data and 'image/png' not in data and 'text/markdown' not in data:
                 for word in re.findall(rf'\S{{{LONGEST_WORD + 1},}}', shown): yield f'a word of {len(word)} characters in an output: {word[:40]}'
-        if re.search(r'^\s*%', text_of(cell['source']), re.M) and cell['cell_type'] == 'code': yield 'a magic command'
 
 
 def problems(folder, notebooks):

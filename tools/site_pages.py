@@ -1,7 +1,7 @@
 """Mend the pages that nbdev_proc_nbs made, before Quarto renders them: python tools/site_pages.py _proc
 
 nbdev links every name in backticks, also inside the code of a signature, where a link is shown as raw text; its links name the published site,
-and some have no target; it leaves out cells that are exported without being shown, imports among them. Here code holds no links, links lead from page
+and some have no target; it leaves out cells that are exported without being shown, imports among them, and lines such as %cd. Here code holds no links, links lead from page
 to page, a name without a definition on a page is no link, a definition stands one level below its chapter, what was left out is there again
 (the library's source folded), and what building printed is not kept.
 """
@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 SITE = 'https://chestnb.github.io/chestnb/'
+MAGIC = re.compile(r'^\s*%', re.M)
 EXPORT = re.compile(r'#\|\s*export\s*$', re.M)
 FENCE = re.compile(r'\s*(```|~~~)')
 NAME_LINK = re.compile(rf'\[(`[^`\]]+`)\]\({re.escape(SITE)}([^)#\s]*)(?:#([^)\s]*))?\)')
@@ -124,11 +125,13 @@ def documented(cell):
 
 
 def put_back(page, source, is_library):
-    "Cells of `source` that are exported but not on the page, each where it was: folded if they are the library's."
+    "Magic commands, and cells that are exported but not on the page, each where it was: folded if they are the library's."
     cells, place = page['cells'], 2   # nbdev begins with the title and a warning
     for cell in source['cells']:
         code, here = text_of(cell['source']), next((i for i, c in enumerate(cells) if c.get('id') and c['id'] == cell.get('id')), None)
-        if here is not None: place = here + 1
+        if here is not None:
+            if cell['cell_type'] == 'code' and MAGIC.search(code): cells[here]['source'] = code
+            place = here + 1
         elif cell['cell_type'] == 'code' and EXPORT.match(code):
             shown = re.sub(r'^#\|.*\n?', '', code, flags=re.M).strip('\n')
             names, is_import = defined_in(shown), re.match(r'(import|from) ', shown)
