@@ -26,15 +26,15 @@ COLAB = 'https://colab.research.google.com/github/chestnb/chestnb/blob/main/nbs'
 BADGE = 'https://colab.research.google.com/assets/colab-badge.svg'
 MAP_START, MAP_END = '<!-- course map: made by `make readme` -->', '<!-- end of the course map -->'
 QUESTIONS = { # What each lesson asks first, in a few words
-    '00': 'Of six X-rays labelled pneumothorax, how many do radiologists confirm?',
-    '01': 'How good is a model that always says no?',
-    '02': 'Two scores, one model, the same images: which one is true?',
-    '03': 'Which of four augmentations could be a real chest?',
-    '04': 'Do two networks see more than one?',
-    '05': 'From scratch, or from ImageNet?',
-    '06': 'Which of two models is better?',
-    '07': 'Does 30 % mean 30 %?',
-    '08': 'Is a saliency map evidence?'}
+    '00': 'Of six X-rays labelled Pneumothorax, how many do radiologists confirm?',
+    '01': 'How accurate is a model that always says no?',
+    '02': 'One model, the same X-rays, two scores: which should a hospital expect?',
+    '03': 'Which of four changed copies could be a picture of a real patient?',
+    '04': 'How much of a fusion\'s lead is left with another seed?',
+    '05': 'How far apart are four trainings that differ in their seed alone?',
+    '06': 'Model B is better. How many of 100 hospitals would buy A?',
+    '07': 'Where a model says 30 %, how often is the finding there?',
+    '08': 'Which map hits the doctors\' boxes more often: the network\'s, or one that never looks?'}
 
 
 @dataclass
@@ -165,10 +165,11 @@ def commands_text():
 
 
 def minutes_of(path):
-    "Stated time of a lesson: minutes to read, and its words for the time to run; None where it states none."
+    "Stated times of a lesson: minutes to read, its words for the time to run, minutes for the exercises (0 if it says nothing); None where it states none."
     text = '\n'.join(c.source for c in nbformat.read(path, as_version=4).cells[:8])
     stated = re.search(r'\*\*Time\.\*\* About (\d+) minutes to read and (\d+) (seconds|minutes?) to run', text)
-    return (int(stated[1]), f'{stated[2]} {"s" if stated[3] == "seconds" else "min"}') if stated else None
+    exercises = re.search(r'exercises? takes? (?:another |about )*(\d+) minutes', text)
+    return (int(stated[1]), f'{stated[2]} {"s" if stated[3] == "seconds" else "min"}', int(exercises[1]) if exercises else 0) if stated else None
 
 
 def badge(page): return f'[![Open in Colab]({BADGE})]({COLAB}/{page})'
@@ -184,7 +185,9 @@ def course_map():
         made = (NBS/exercise).is_file()
         lines.append(f'| [{title_of(path)}]({path.name}) | {QUESTIONS.get(path.stem[:2], "")} | {f"{time[0]} min, {time[1]}" if time else ""} | {badge(path.name)} '
                      f'| {f"[blank]({exercise}), [solved](exercises/{path.stem}_sol.ipynb)" if made else ""} | {badge(exercise) if made else ""} |')
-    said = f'\n\nReading the nine lessons takes about {total/60:.0f} hours; times to run are on two CPU cores.' if all(map(minutes_of, paths)) else ''
+    times = [minutes_of(path) for path in paths]
+    exercises = sum(t[2] for t in times)/60 if all(t and t[2] for t in times) else 0
+    said = f'\n\nReading the {len(paths)} lessons takes about {total/60:.0f} hours{f", the exercises about {exercises:.0f} more" if exercises else ""}; times to run are on two CPU cores.' if all(times) else ''
     return '\n'.join([MAP_START, '', *lines]) + said + f'\n\n{MAP_END}'
 
 
