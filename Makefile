@@ -37,7 +37,7 @@ clean-notebooks: $(READY)  ## Strip what does not belong in a committed notebook
 notebooks: $(READY)  ## Run every lesson and keep its outputs (NB=name for one)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/run_notebooks.py $(NB)
 
-readme: $(READY)  ## nbs/index.ipynb -> README.md
+readme: $(READY)  ## README, maps, sidebar, API index and page of commands from the notebooks
 	$(BIN)/python tools/check.py --fix readme
 
 bench: $(READY)  ## Print the benchmark table (minutes)
