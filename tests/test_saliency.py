@@ -14,7 +14,8 @@ from chestnb.model.config import SMALL_FUSION
 from chestnb.model.fusion import FusionModel
 from chestnb.evaluation.localisation import box_pairs
 from chestnb.model.maps import MAP_METHODS, draw_map, enlarge, grid_maps, pair_maps, saliency_maps
-from chestnb.model.saliency import attention_of, eval_mode, evidence_of, grad_cam, grad_cam_pp, layer_gradients, split_at_layer
+from chestnb.model.layers import eval_mode, split_at_layer
+from chestnb.model.saliency import attention_of, evidence_of, grad_cam, grad_cam_pp, layer_gradients
 from chestnb.model.sanity import cascade_steps, map_similarity, randomisation_check, randomised
 
 SMALL = SMALL_FUSION | dict(reduced_channels=16, branch_stages=-1)

@@ -18,10 +18,11 @@ from chestnb.data.boxes import nih_boxes
 from chestnb.core.errors import UserError
 from chestnb.core.files import write_csv, write_json
 from chestnb.model.config import SMALL_FUSION
-from chestnb.evaluation.localisation import (baseline_scores, box_pairs, box_targets, centre_prior, check_boxes_unseen, localisation_differences, localisation_table,
+from chestnb.evaluation.localisation import (baseline_scores, box_pairs, box_targets, centre_prior, localisation_differences, localisation_table,
     random_scores, readable_localisation, score_maps, structure_table)
 from chestnb.model.maps import pair_maps
 from chestnb.model.sanity import randomisation_check
+from chestnb.data.leakage import refuse_trained_patients
 from chestnb.data.parts import images_in
 from chestnb.data.official import official_split
 from chestnb.data.split import patient_split
@@ -59,7 +60,7 @@ def main(data, out, epochs, runs):
     boxes = boxes_of(dataset)
     pairs = box_pairs(boxes, table)
     used = boxes[boxes.image.isin(pairs.image)]
-    print(check_boxes_unseen(used, split, dataset.table))
+    print(refuse_trained_patients(used.image, dataset.table, split, 'boxed images'))
     targets, scores, maps, made = box_targets(pairs, used, dataset), {}, {}, {}
     for name, architecture in MODELS.items():
         model = train_model(dataset, split, Path(runs)/name.replace('×', 'x').replace(' ', '_'), TrainConfig(model=architecture, epochs=epochs), resume=True)
