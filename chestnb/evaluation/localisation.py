@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['IOBB_THRESHOLDS', 'IOU_THRESHOLDS', 'LOCALISATION_MEASURES', 'REGIONS', 'scale_boxes', 'boxes_on_map', 'box_mask',
            'box_pairs', 'box_targets', 'pointing_hit', 'energy_inside', 'map_region', 'overlap', 'check_maps',
-           'score_maps', 'upsample_grid', 'random_maps', 'random_scores', 'centre_prior', 'location_prior',
+           'score_maps', 'upsample_grid', 'random_maps', 'on_grid', 'random_scores', 'centre_prior', 'location_prior',
            'baseline_scores', 'resampled_means', 'method_table', 'localisation_table', 'readable_localisation',
            'localisation_differences', 'mask_on_map', 'masks_on_map', 'inside_shares', 'structure_table']
 
@@ -180,7 +180,7 @@ def score_maps(
         rows.append([pointing_hit(map_, target, tolerance), energy_inside(map_, target), iou, iobb, *(iobb > t for t in IOBB_THRESHOLDS), *(iou > t for t in IOU_THRESHOLDS)])
     return pd.DataFrame(rows, columns=LOCALISATION_MEASURES, dtype=float)
 
-# %% ../../nbs/api/evaluation/localisation.ipynb #775ecb4c
+# %% ../../nbs/api/evaluation/localisation.ipynb #699c1931
 def upsample_grid(
     grid:np.ndarray, # (h, w)
     size:int         # Side of the square result, pixels
@@ -197,6 +197,17 @@ def random_maps(
     "Coarse random grids, enlarged as a model's map is."
     draws = np.random.default_rng(seed).random((n, grid, grid), dtype=np.float32)
     return np.stack([upsample_grid(draw, map_size) for draw in draws]) if n else np.zeros((0, map_size, map_size), np.float32)
+
+
+def on_grid(
+    maps:np.ndarray, # (n, S, S)
+    grid:int=8       # Cells a side; S is a multiple of it
+) -> np.ndarray:     # float32 (n, S, S)
+    "Maps made as coarse as a model's: the mean of each cell, enlarged again."
+    n, size = np.shape(maps)[:2]
+    if size % grid: raise UserError(f'the maps have {size} pixels a side, which {grid} cells do not divide; take a grid that does.')
+    cells = np.reshape(maps, (n, grid, size//grid, grid, size//grid)).mean((2, 4))
+    return np.stack([upsample_grid(own, size) for own in cells])
 
 # %% ../../nbs/api/evaluation/localisation.ipynb #ec76fc65
 @delegates(score_maps)
