@@ -99,6 +99,14 @@ def test_road_of_a_linear_score_by_hand():
     np.testing.assert_allclose(table, [[-1, 0, .5]]*3, atol=1e-9)
 
 
+def test_a_model_that_takes_grey_from_0_to_1_only_gets_no_other_values():
+    def score(changed):
+        assert changed.min() >= 0 and changed.max() <= 1
+        return changed.mean((1, 2))
+    images = np.random.default_rng(0).integers(0, 2, (3, 16, 16)).astype(float)
+    road_scores(images, images, score, noise=.5, progress=False)
+
+
 def test_road_is_the_mean_over_shares_and_a_score_that_ignores_images_has_none():
     random = np.random.default_rng(0)
     images, maps = random.random((4, 16, 16)), random.random((4, 16, 16))

@@ -72,7 +72,7 @@ def impute(
     filled[removed] = solved + noise*np.random.default_rng(seed).standard_normal(len(solved))
     return filled
 
-# %% ../../nbs/api/evaluation/completeness.ipynb #4daf4c58
+# %% ../../nbs/api/evaluation/completeness.ipynb #3120d380
 ROAD_SHARES = (.1, .3, .5)
 
 def road_scores(
@@ -90,7 +90,7 @@ def road_scores(
     ties, whole, changes = random_maps(len(images), grid, np.shape(images)[1], [seed, 1]), score(images), {}
     for order, share in tqdm([(o, s) for o in ORDERS for s in shares], desc='removing pixels', delay=2, leave=False, disable=not progress):
         filled = [impute(image, removed_pixels(map_, share, order, tie), noise, [seed, i]) for i, (image, map_, tie) in enumerate(zip(images, maps, ties))]
-        changes[f'{order} {100*share:g} %'] = score(np.stack(filled)) - whole
+        changes[f'{order} {100*share:g} %'] = score(np.clip(filled, 0, 1)) - whole     # noise may leave 0..1, and grey may not
     table = pd.DataFrame(changes)
     least, most = (table[[f'{order} {100*share:g} %' for share in shares]].to_numpy().mean(1) for order in reversed(ORDERS))
     return table.assign(ROAD=(least - most)/2)
