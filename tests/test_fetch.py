@@ -25,6 +25,7 @@ from PIL import Image
 import chestnb.data.archives as data_archives
 import chestnb.data.chestmnist as data_chestmnist
 import chestnb.data.download as data_download
+from typed import typed
 from chestnb.data.dataset import ChestDataset
 from chestnb.data.findings import FINDINGS, NO_FINDING
 from chestnb.data.nih import is_official_test, nih_metadata
@@ -38,7 +39,8 @@ from chestnb.core.locks import folder_lock
 from chestnb.data.leakage import audit_split
 from chestnb.data.parts import images_in, load_split
 from chestnb.data.official import official_split
-from chestnb.data.split import patient_kfold, patient_split, split_report
+from chestnb.data.folds import patient_kfold
+from chestnb.data.split import patient_split, split_report
 
 sys.path.insert(0, str(Path(__file__).parent))
 from faulty_server import FaultyServer, wait_until
@@ -1067,7 +1069,7 @@ def test_the_commands_call_these_functions(small, mnist, monkeypatch, capsys):
     assert 'not a medical device' in capsys.readouterr().out
 
 
-def run(*words): return subprocess.run([str(Path(sys.executable).with_name(words[0])), *words[1:]], capture_output=True, text=True)
+def run(*words): return typed(*words)
 
 
 def test_the_command_line(tmp_path):
