@@ -11,7 +11,7 @@ from chestnb.data.dataset import ChestDataset, image_size
 from chestnb.data.boxes import nih_boxes, write_boxes
 from chestnb.core.errors import UserError
 from chestnb.evaluation.localisation import (IOBB_THRESHOLDS, LOCALISATION_MEASURES, baseline_scores, box_mask, box_pairs, box_targets, boxes_on_map, centre_prior,
-    energy_inside, localisation_differences, localisation_table, map_region, masks_on_map, overlap, pointing_hit, random_maps,
+    energy_inside, localisation_differences, localisation_table, map_region, masks_on_map, on_grid, overlap, pointing_hit, random_maps,
     random_scores, readable_localisation, scale_boxes, score_maps, structure_table, upsample_grid, location_prior)
 from chestnb.data.leakage import LeakageError, refuse_trained_patients
 from chestnb.data.parts import images_in
@@ -272,6 +272,16 @@ def test_upsampling_equals_pytorchs():
     grid = np.random.default_rng(0).random((5, 5)).astype(np.float32)
     wanted = torch.nn.functional.interpolate(torch.tensor(grid)[None, None], size=(64, 64), mode='bilinear', align_corners=False)[0, 0]
     np.testing.assert_allclose(upsample_grid(grid, 64), wanted, atol=1e-5)
+
+
+def test_a_map_on_a_grid_keeps_its_cells_and_its_mean():
+    "Cell means, enlarged: fine detail is gone, the mean stays but for the border that bilinear enlarging stretches."
+    maps = np.random.default_rng(0).random((3, 32, 32))
+    coarse = on_grid(maps, 4)
+    for own, map_ in zip(coarse, maps): np.testing.assert_allclose(own, upsample_grid(map_.reshape(4, 8, 4, 8).mean((1, 3)), 32), atol=1e-6)
+    np.testing.assert_allclose(on_grid(np.full((1, 16, 16), 3.), 8), 3)
+    np.testing.assert_allclose(on_grid(maps, 32), maps, atol=1e-6)
+    with pytest.raises(UserError, match='7 cells do not divide'): on_grid(maps, 7)
 
 
 def test_centre_prior_is_a_bell():
