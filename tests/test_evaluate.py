@@ -20,6 +20,7 @@ from chestnb.evaluation.intervals import (influence_on_difference, mean_influenc
 from chestnb.evaluation.operating import threshold_table
 from chestnb.evaluation.predictions import COLUMNS, IMAGE, check_predictions, predictions_frame, read_predictions, write_predictions
 from chestnb.evaluation.results import save_evaluation
+from chestnb.evaluation.forest import plot_forest
 from chestnb.evaluation.roc import plot_roc
 from chestnb.evaluation.scored import join, protocol_rows
 from chestnb.evaluation.scores import prevalence_baseline, readable_scores, score_note, score_table
@@ -304,14 +305,25 @@ def test_models_are_compared_on_the_findings_that_both_know(data, scored):
 # -- figure and files
 
 def test_roc_figure(scored):
+    "The means, the three best, one line for the others, the three worst; the others are grey."
     ax = plot_roc(scored, note='a test').axes[0]
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
-    values = [float(label.split()[-2]) for label in labels[2:]]
-    assert len(labels) == 16 and labels[0].startswith('macro mean') and labels[1].startswith('micro mean')
-    assert values == sorted(values, reverse=True)
-    looks = {(line.get_color(), line.get_linestyle(), str(line._dash_pattern)) for line in ax.get_lines()}
-    assert len(looks) == 17
+    assert len(labels) == 9 and labels[0].startswith('macro mean') and labels[1].startswith('micro mean') and labels[5].startswith('8 others, ')
+    areas = score_table(scored)['auroc'].iloc[:14].sort_values(ascending=False)
+    named = [label.rsplit(' ', 2) for label in labels[2:5] + labels[6:]]
+    assert [name.replace(' ', '_') for name, _, _ in named] == [*areas.index[:3], *areas.index[-3:]]
+    assert [value for _, value, _ in named] == [f'{a:.3f}' for a in [*areas[:3], *areas[-3:]]]
+    assert labels[5] == f'8 others, {areas.iloc[10]:.3f} to {areas.iloc[3]:.3f}'
+    lines = ax.get_lines()
+    assert sum(line.get_color() == '0.78' for line in lines) == 8 and len({(line.get_color(), str(line._dash_pattern)) for line in lines}) == 10
     assert ax.get_xlabel() and ax.get_ylabel()
+
+
+def test_forest_figure(scored):
+    figure = plot_forest(score_table(scored), 'a test')
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert len(names) == 15 and names[-1] == 'macro mean' and all('patients)' in name for name in names[:-1])
+    assert 'a test' in figure.get_suptitle() and figure.axes[1].get_xscale() == 'log'
 
 
 def test_saved_evaluation(scored, tmp_path):
