@@ -16,6 +16,7 @@ from PIL import Image
 
 import chestnb.data.audit as data_audit
 import chestnb.data.quarantine as data_quarantine
+from typed import typed
 from chestnb.data.audit import (PROBLEM_KINDS, UNUSABLE_KINDS, audit_images, audit_page, chest_likeness, grey_facts, inspect_image, inspect_images, is_blank, is_inverted,
     is_saturated, closest_pairs, near_pairs, write_audit)
 from chestnb.data.quarantine import quarantine, restore
@@ -559,8 +560,7 @@ def test_a_folder_name_reaches_the_page_escaped(small, tmp_path):
 
 # ---- the command
 
-def run(*words):
-    return subprocess.run([str(Path(sys.executable).with_name('chestnb_audit')), *map(str, words)], capture_output=True, text=True)
+def run(*words): return typed('chestnb_audit', *words)
 
 
 def test_command(small, tmp_path):

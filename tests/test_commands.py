@@ -1,20 +1,12 @@
 """The commands, typed as a person would type them."""
 import json
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from chestnb.data.findings import FINDINGS
-
-
-def typed(*words, cwd):
-    "Run a command line and keep what it prints."
-    command = Path(sys.executable).with_name(words[0])   # the one that belongs to this Python
-    return subprocess.run([str(w) for w in (command, *words[1:])], cwd=cwd, capture_output=True, text=True)
+from typed import typed
 
 
 @pytest.fixture(scope='module')

@@ -25,6 +25,7 @@ from PIL import Image
 import chestnb.data.archives as data_archives
 import chestnb.data.chestmnist as data_chestmnist
 import chestnb.data.download as data_download
+from typed import typed
 from chestnb.data.dataset import ChestDataset
 from chestnb.data.findings import FINDINGS, NO_FINDING
 from chestnb.data.nih import is_official_test, nih_metadata
@@ -1067,7 +1068,7 @@ def test_the_commands_call_these_functions(small, mnist, monkeypatch, capsys):
     assert 'not a medical device' in capsys.readouterr().out
 
 
-def run(*words): return subprocess.run([str(Path(sys.executable).with_name(words[0])), *words[1:]], capture_output=True, text=True)
+def run(*words): return typed(*words)
 
 
 def test_the_command_line(tmp_path):

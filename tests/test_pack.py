@@ -17,6 +17,7 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 import chestnb.data.pack as data_pack
+from typed import typed
 from chestnb.commands.data import chestnb_pack, pack_sizes
 from chestnb.data.findings import FINDINGS
 from chestnb.data.dataset import ChestDataset
@@ -582,8 +583,7 @@ def test_block_shuffle_is_a_permutation_that_stays_local(n, block, seed, n_mixed
 
 # -- the command
 
-def command(*arguments):
-    return subprocess.run([Path(sys.executable).with_name('chestnb_pack'), *map(str, arguments)], capture_output=True, text=True)
+def command(*arguments): return typed('chestnb_pack', *arguments)
 
 
 def test_command_packs_verifies_and_fails_plainly(dataset, folder):

@@ -17,6 +17,7 @@ from hypothesis import given, settings, strategies as st
 import chestnb.core.files as core_files
 import chestnb.evaluation.report.document as evaluation_report_document
 import chestnb.evaluation.report.page as evaluation_report_page
+from typed import typed
 from chestnb.core.errors import UserError
 from chestnb.core.files import MANIFEST, read_csv
 from chestnb.data.findings import FINDINGS
@@ -32,7 +33,6 @@ from chestnb.evaluation.report.scores import describe_part, rankable, split_fact
 from chestnb.evaluation.report.study import make_study, official_part, resource_table, Study
 from chestnb.evaluation.scored import join
 
-COMMAND = Path(sys.executable).with_name('chestnb_report')
 
 
 def simulated(table, seed=0, strength=2.):
@@ -746,26 +746,22 @@ def test_json_has_no_nan():
 
 # The command
 
-def typed(*words, cwd):
-    return subprocess.run([str(w) for w in (COMMAND, *words)], cwd=cwd, capture_output=True, text=True)
-
-
 def test_command(place, embedded):
     folder, *_ = place
     words = ['test.csv', '--data', embedded/'data.csv', '--valid', 'valid.csv', '--compare', 'other.csv', '--n_resamples', 20, '--name', 'mine', '--out', 'page']
-    done = typed(*words, cwd=folder)
+    done = typed('chestnb_report', *words, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert 'Macro AUROC' in done.stdout and 'not a medical device' in done.stdout and 'Traceback' not in done.stderr
     html = (folder/'page'/'report.html').read_text(encoding='utf-8')
     assert str(folder) not in html and str(embedded) not in html, 'a path of this machine on the page'
     assert '--valid' in html and 'valid.csv' in html
-    again = typed(*[w if w != 20 else 21 for w in words], cwd=folder)
+    again = typed('chestnb_report', *[w if w != 20 else 21 for w in words], cwd=folder)
     assert again.returncode == 2 and '--overwrite' in again.stderr and 'Traceback' not in again.stderr
 
 
 def test_command_refuses_in_one_sentence(place, embedded):
     folder, *_ = place
-    done = typed('test.csv', '--data', embedded, '--valid', 'test.csv', '--out', 'bad', cwd=folder)
+    done = typed('chestnb_report', 'test.csv', '--data', embedded, '--valid', 'test.csv', '--out', 'bad', cwd=folder)
     assert done.returncode == 2 and 'both the test and the validation' in done.stderr and 'Traceback' not in done.stderr
     assert not (folder/'bad').exists()
 

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -84,20 +83,18 @@ def readme(fix=False):
         elif path.read_text(encoding='utf-8') != text: sys.exit(f'{path.name} differs from the notebooks. Run: make readme')
 
 
-def run_one(path):
-    "Run one notebook; returns its seconds, or what went wrong."
-    started = time.time()
-    done = subprocess.run([BIN/'nbdev_test', '--path', path, '--n_workers', '0'], cwd=ROOT, env={**os.environ, **QUIET}, capture_output=True, text=True)
-    name, seconds = path.relative_to(NBS), time.time() - started
-    print(f'   {name}: {seconds:.0f} s' if done.returncode == 0 else f'   {name}: FAILED\n{done.stdout[-6000:]}{done.stderr[-6000:]}', flush=True)
-    return done.returncode
-
-
 def run(fix=False):
     "every lesson and module notebook runs from its first cell to its last, two at a time (exercises: tests/test_exercises.py)"
+    sys.path.insert(0, str(ROOT/'tools'))
+    os.environ.update(QUIET)
+    from notebook_worker import run_notebooks
     order = sorted((p for p in notebooks() if p.parent.name != 'exercises'), key=lambda p: SLOW_FIRST.index(p.stem) if p.stem in SLOW_FIRST else len(SLOW_FIRST))
-    with ThreadPoolExecutor(SIDE_BY_SIDE) as pool: codes = list(pool.map(run_one, order))
-    if any(codes): sys.exit(f'== run FAILED: {", ".join(str(p.relative_to(NBS)) for p, code in zip(order, codes) if code)}')
+    failed = []
+    for path, passed, seconds, printed in run_notebooks(order, SIDE_BY_SIDE):
+        name = path.relative_to(NBS)
+        print(f'   {name}: {seconds:.0f} s' if passed else f'   {name}: FAILED\n{printed[-12000:]}', flush=True)
+        if not passed: failed.append(str(name))
+    if failed: sys.exit(f'== run FAILED: {", ".join(failed)}')
 
 
 def site(fix=False):

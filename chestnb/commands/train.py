@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from fastcore.script import store_true
 from .common import command, is_launched, open_dataset, refuse_unknown_patients, with_options
-from .pipeline import DEMO_FRACTIONS, demo_report, run_demo
+from .pipeline import demo_report, run_demo
 from ..core.errors import NOT_FOR_CLINICAL_USE, UserError
 from ..core.text import plural
 from ..model.config import config_from_options, config_options
@@ -18,15 +18,13 @@ from ..model.config import config_from_options, config_options
 # %% ../../nbs/api/commands/train.ipynb #ae221928
 def choose_split(
     dataset,               # A `ChestDataset`
-    split:str='patient',   # 'patient', 'official', a CSV file from `save_split`, or lists of image names
-    seed:int=0             # Seed of a split that is drawn here, zero or more
+    split:str='patient'    # 'patient', 'official', a CSV file from `save_split`, or lists of image names
 ):                         # DataFrame: image, patient_id, part
     "The patient-level split that the user asked for."
     from chestnb.data.official import official_split, read_split
     from chestnb.data.split import patient_split
-    if seed < 0: raise UserError(f'seed is {seed}; expected zero or more')
-    if split == 'official': return official_split(dataset.table, seed=seed)
-    if split == 'patient': return patient_split(dataset.table, fractions=DEMO_FRACTIONS, seed=seed)
+    if split == 'official': return official_split(dataset.table, seed=0)
+    if split == 'patient': return patient_split(dataset.table, seed=0)
     return read_split(split, dataset.table)
 
 # %% ../../nbs/api/commands/train.ipynb #bf39ecbf
@@ -44,7 +42,7 @@ def chestnb_train(
     "Train one fusion model, keep the best epoch by validation AUROC. Not for clinical use."
     from chestnb.model.train import print_epoch, train_model
     config, dataset = config_from_options(model, **options), open_dataset(data, on_mismatch=on_mismatch)
-    train_model(dataset, choose_split(dataset, split, config.seed), out, config, resume=resume, on_epoch=print_epoch)
+    train_model(dataset, choose_split(dataset, split), out, config, resume=resume, on_epoch=print_epoch)
     if not is_launched() or os.environ.get('RANK') == '0':
         print(f'Best weights, history and figures are in {out}. {NOT_FOR_CLINICAL_USE}')
 
@@ -77,5 +75,5 @@ def chestnb_demo(
     refuse_unknown_patients(dataset.table)
     folder = Path(out) if out else default_run_folder(dataset)
     print(f'{plural(len(dataset), "image")} of {plural(dataset.table.patient_id.nunique(), "patient")} ({dataset.title_note}) -> {folder}')
-    scores, comparison = run_demo(dataset, choose_split(dataset, split, config.seed), folder, config)
+    scores, comparison = run_demo(dataset, choose_split(dataset, split), folder, config)
     print(demo_report(scores, comparison, folder, dataset.title_note))
