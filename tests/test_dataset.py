@@ -530,6 +530,8 @@ def test_synthetic_is_stated_and_never_inferred_from_patient_numbers(tmp_path):
 
 def test_embedded_dataset_is_found(folder, monkeypatch, tmp_path, embedded):
     monkeypatch.setenv('CHESTNB_DATA', str(make(folder)))
+    assert data_dataset.default_dataset() == folder and data_dataset.embedded_dataset() != folder   # a real one is no synthetic set of the course
+    write_provenance(folder, PHANTOM_PROVENANCE)
     assert data_dataset.embedded_dataset() == folder
     monkeypatch.setenv('CHESTNB_DATA', str(tmp_path))
     assert 'CHESTNB_DATA' in message(data_dataset.embedded_dataset)
@@ -1002,7 +1004,7 @@ def test_a_set_with_one_finding_has_a_summary_and_no_nih_release(folder):
 def test_chestnb_data_may_be_any_data_set(folder, monkeypatch, tmp_path):
     label_folder(folder, 'image,Mass', ['a.png,1', 'b.png,0', 'c.png,0'], 'labels.csv')
     monkeypatch.setenv('CHESTNB_DATA', str(folder))
-    assert data_dataset.embedded_dataset() == folder
+    assert data_dataset.default_dataset() == folder
     monkeypatch.setenv('CHESTNB_DATA', str(tmp_path/'nowhere'))
     assert 'CHESTNB_DATA' in message(data_dataset.embedded_dataset) and 'unset the variable' in message(data_dataset.embedded_dataset)
 

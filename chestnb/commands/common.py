@@ -123,12 +123,12 @@ def with_options(
 
 # %% ../../nbs/api/commands/common.ipynb #cc525b38
 def open_dataset(
-    data:str='',  # Data set folder; empty: the embedded synthetic one
+    data:str='',  # Data set folder; empty: the one that CHESTNB_DATA names, else the embedded one
     **settings    # For `ChestDataset`
 ):                # The `ChestDataset`
-    "The data set in folder `data`, or the embedded one."
-    from chestnb.data.dataset import ChestDataset, embedded_dataset
-    return ChestDataset(data or embedded_dataset(), **settings)
+    "The data set in folder `data`, or the default one."
+    from chestnb.data.dataset import ChestDataset, default_dataset
+    return ChestDataset(data or default_dataset(), **settings)
 
 def labels_from(
     data:str='' # Data set folder, a table of labels, 'nih', or empty for the embedded set
