@@ -222,4 +222,4 @@ assert np.isclose(ap_change, theirs[1][14] - everybody[1][14]), 'The change of t
 f'macro AUROC {auroc_change:+.3f}, macro average precision {ap_change:+.3f} (simulated scores)'
 
 # %% [markdown]
-# The average precision rises because every finding is more common among images that have one. The AUROC hardly moves here, because the *simulated* scores of a finding do not know of the others. With the published predictions it falls, from 0.838 to 0.PROTO: the images without any finding were the easy negatives. Neither number is wrong; to print them in one column of a table is.
+# The average precision rises because every finding is more common among images that have one. The AUROC moves little here (by less than 0.01), because the *simulated* scores of a finding do not know of the others. With the published predictions it falls, from 0.838 to 0.795: the images without any finding were the easy negatives. Neither number is wrong; to print them in one column of a table is.

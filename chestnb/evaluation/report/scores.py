@@ -20,7 +20,8 @@ from .document import cell_text, Report
 from .study import official_part, official_text, Study
 from ..roc import plot_roc
 from ..scored import Scored
-from ..scores import counts, score_note, score_table
+from ..counts import counts
+from ..scores import score_note, score_table
 
 # %% ../../../nbs/api/evaluation/report/scores.ipynb #3d6613a9
 KNOWLEDGE = {'sex': 'sex', 'view': 'view_position', 'age': 'age', 'follow-up': 'follow_up'}
