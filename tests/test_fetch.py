@@ -39,7 +39,8 @@ from chestnb.core.locks import folder_lock
 from chestnb.data.leakage import audit_split
 from chestnb.data.parts import images_in, load_split
 from chestnb.data.official import official_split
-from chestnb.data.split import patient_kfold, patient_split, split_report
+from chestnb.data.folds import patient_kfold
+from chestnb.data.split import patient_split, split_report
 
 sys.path.insert(0, str(Path(__file__).parent))
 from faulty_server import FaultyServer, wait_until

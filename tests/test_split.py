@@ -11,7 +11,8 @@ from chestnb.data.nih import nih_metadata
 from chestnb.core.errors import UserError
 from chestnb.data.parts import DEFAULT_FRACTIONS, check_fractions, images_in, load_split, match_split, save_split, shared_patients
 from chestnb.data.leakage import LeakageError, audit_split, duplicate_images, refuse_trained_patients
-from chestnb.data.split import assign_parts, deviation, image_split, patient_counts, patient_kfold, patient_split, rotate_folds, split_report
+from chestnb.data.folds import patient_kfold, rotate_folds
+from chestnb.data.split import assign_parts, deviation, image_split, patient_counts, patient_split, split_report
 from chestnb.data.official import lists_split, official_split, read_split
 
 NIH_LISTS = Path(__file__).resolve().parents[1]/'..'/'shared'/'nih'

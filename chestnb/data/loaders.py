@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['reading_threads', 'read_ahead', 'on_gpu', 'ReadsAhead', 'ChestDL', 'patient_texts', 'check_learning_split',
-           'findings_without_positives', 'warn_of_gaps', 'seed_dataloaders', 'image_reader', 'image_dataloader',
-           'part_dataloader']
+           'check_loader_settings', 'findings_without_positives', 'warn_of_gaps', 'seed_dataloaders', 'image_reader',
+           'image_dataloader', 'part_dataloader', 'ready_loaders']
 
 # %% ../../nbs/api/data/loaders.ipynb #8fde3a71
 import os, random, warnings
@@ -145,7 +145,21 @@ def check_learning_split(
     if wrong: raise UserError(f'{plural(len(wrong), "image")} have another patient_id in the split than in data.csv: {listed(wrong)}. '
                               'Make the split anew from this data set.')
 
-# %% ../../nbs/api/data/loaders.ipynb #38a95013
+# %% ../../nbs/api/data/loaders.ipynb #458a459e
+def check_loader_settings(
+    n_train:int,        # Training images
+    batch_size:int,     # Images a batch
+    sampler:str|None,   # None or 'balanced'
+    shuffle_block:int   # Neighbours that stay together in shuffling; 0: none
+):
+    "Refuse settings that no loader can follow."
+    if sampler not in (None, 'balanced'): raise UserError(f"sampler is {sampler!r}; it can be None or 'balanced'.")
+    if n_train < batch_size: raise UserError(
+        f'{n_train} training images do not fill one batch of {batch_size}. Use a smaller batch_size or more images.')
+    if shuffle_block < 0 or shuffle_block and sampler: raise UserError(f'shuffle_block is {shuffle_block} with sampler {sampler!r}; '
+        'give zero or more images, and no sampler: drawing rare findings more often reads everywhere.')
+
+# %% ../../nbs/api/data/loaders.ipynb #d3f290af
 def findings_without_positives(
     dataset:ChestDataset, # The images
     images:list,          # Names of the training images
@@ -165,10 +179,10 @@ def warn_of_gaps(
     "Warn of findings that cannot be learnt, and of images that a lung crop shows whole."
     empty = findings_without_positives(dataset, train, unknown)
     if empty: warnings.warn(f'no training image has {listed(empty, 14)}: a model cannot learn to see what it was never shown, '
-                            'and its scores for it mean nothing.', stacklevel=3)
+                            'and its scores for it mean nothing.', stacklevel=4)
     whole = reader.without_lungs(train + valid)
     if whole: warnings.warn(f'lung_crop: {len(whole)} of {len(train + valid)} images have no lung mask in segmentation.csv '
-                            f'and are shown whole: {listed(whole)}', stacklevel=3)
+                            f'and are shown whole: {listed(whole)}', stacklevel=4)
 
 # %% ../../nbs/api/data/loaders.ipynb #996a3359
 def seed_dataloaders(
@@ -220,3 +234,18 @@ def part_dataloader(
 ) -> ChestDL:             # Same order, no augmentation, none dropped
     "A loader of given images with the settings of `dls`."
     return image_dataloader(dataset, images, **dls.settings)
+
+# %% ../../nbs/api/data/loaders.ipynb #eb79f05f
+def ready_loaders(
+    dls:DataLoaders,      # Of the training and validation images of a split
+    dataset:ChestDataset, # The images
+    settings:dict,        # Arguments of `image_dataloader` that other loaders of this kind shall have
+    shuffle_block:int=0,  # Neighbours that stay together in shuffling; 0: none
+    seed:int=0            # Same seed, same batches
+) -> DataLoaders:         # The same loaders
+    "Keep the settings, tell the pack, warn of gaps, seed."
+    dls.settings, reader = settings, image_reader(dls)
+    if reader.pack: reader.pack.read_ahead = shuffle_block
+    warn_of_gaps(dataset, reader, list(dls.train_ds.items), list(dls.valid_ds.items), settings['unknown'])
+    seed_dataloaders(dls, seed)
+    return dls

@@ -20,11 +20,11 @@ from .rows import column_places, read_rows
 from .tables import OTHER_NAMES, patient_ids, patients_unknown
 
 # %% ../../nbs/api/data/parts.ipynb #7690428b
-DEFAULT_FRACTIONS = {'train': 0.7, 'valid': 0.1, 'test': 0.2}
+DEFAULT_FRACTIONS = {'train': 0.6, 'valid': 0.15, 'test': 0.25}
 PART = re.compile(r'train|valid|test|fold\d+')
 
 def check_fractions(
-    fractions:dict|None, # wanted share of each part, e.g. `{'train': 0.8, 'test': 0.2}`; None for 70/10/20
+    fractions:dict|None, # wanted share of each part, e.g. `{'train': 0.8, 'test': 0.2}`; None for 60/15/25
 )->dict: # the same fractions, checked
     "Refuse fractions that are not a dictionary of known parts with positive shares that sum to 1"
     if fractions is None: return dict(DEFAULT_FRACTIONS)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GOLDEN_STEP', 'image_split', 'patient_counts', 'deviation', 'deal_patients', 'repair_parts', 'assign_parts',
-           'patient_split', 'split_report', 'patient_kfold', 'rotate_folds']
+           'patient_split', 'split_report']
 
 # %% ../../nbs/02_split.ipynb #ab98c01e
 import numpy as np
@@ -16,7 +16,7 @@ from .parts import check_fractions, check_table, match_split, part_order
 # %% ../../nbs/02_split.ipynb #9386ba3d
 def image_split(
     table:pd.DataFrame, # tidy metadata, one row an image
-    fractions:dict|None=None, # wanted share of each part; None for 70/10/20
+    fractions:dict|None=None, # wanted share of each part; None for 60/15/25
     seed:int=0, # same seed, same split
 )->pd.DataFrame: # split: `image`, `patient_id`, `part`
     "The LEAKY split by image, for teaching only: one patient may land in several parts"
@@ -113,7 +113,7 @@ def assign_parts(
 # %% ../../nbs/02_split.ipynb #95811fcc
 def patient_split(
     table:pd.DataFrame, # tidy metadata, one row an image
-    fractions:dict|None=None, # wanted share of each part; None for 70/10/20
+    fractions:dict|None=None, # wanted share of each part; None for 60/15/25
     seed:int=0, # same seed and table, same split, whatever the order of the rows
 )->pd.DataFrame: # split: `image`, `patient_id`, `part`
     "Split by patient, with each part's share of all classes, of images and of patients as close as can be"
@@ -143,27 +143,3 @@ def split_report(
     report = pd.DataFrame({'all': total, **dict(zip(parts, in_part)), **{f'{part} %': (100*row).round(2) for part, row in zip(parts, share)}})
     report['largest deviation %'] = np.where(total > 0, 100*np.abs(share/wanted[:, None]-1).max(0), np.nan).round(2)
     return report.set_axis(pd.Index([*classes, 'images', 'patients'], name='count'))
-
-# %% ../../nbs/02_split.ipynb #421d2cae
-def patient_kfold(
-    table:pd.DataFrame, # tidy metadata, one row an image
-    n_folds:int=5, # number of folds, 2 or more
-    seed:int=0, # same seed, same folds
-)->pd.DataFrame: # split: `image`, `patient_id`, `part` = 'fold0', 'fold1', ...
-    "Stratified folds by patient"
-    if isinstance(n_folds, bool) or not isinstance(n_folds, (int, np.integer)) or n_folds < 2:
-        raise UserError(f'n_folds is {n_folds!r}; expected a whole number of 2 or more')
-    return patient_split(table, {f'fold{k}': 1/n_folds for k in range(n_folds)}, seed)
-
-# %% ../../nbs/02_split.ipynb #e46a27c9
-def rotate_folds(
-    folds:pd.DataFrame, # split into 'fold0', 'fold1', ..., at least three
-    test_fold:int, # number of the fold to test on; the next one validates
-)->pd.DataFrame: # split with the parts 'train', 'valid' and 'test'
-    "Turn folds into one train/valid/test split"
-    parts = sorted(folds['part'].unique(), key=part_order)
-    if len(parts) < 3 or parts != [f'fold{k}' for k in range(len(parts))]:
-        raise UserError(f'the parts are {parts}; expected fold0, fold1, fold2, ... as made by patient_kfold with n_folds=3 or more')
-    if test_fold not in range(len(parts)): raise UserError(f'test_fold is {test_fold!r}; expected 0 to {len(parts)-1}')
-    roles = {f'fold{test_fold}': 'test', f'fold{(test_fold+1) % len(parts)}': 'valid'}
-    return folds.assign(part=[roles.get(part, 'train') for part in folds['part']])
