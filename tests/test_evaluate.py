@@ -3,12 +3,13 @@ import os
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from chestnb.core.errors import ListedError, UserError
 from chestnb.core.text import listed
@@ -19,11 +20,12 @@ from chestnb.evaluation.intervals import (influence_on_difference, mean_influenc
     score_interval)
 from chestnb.evaluation.operating import threshold_table
 from chestnb.evaluation.predictions import COLUMNS, IMAGE, check_predictions, predictions_frame, read_predictions, write_predictions
-from chestnb.evaluation.results import save_evaluation
 from chestnb.evaluation.forest import plot_forest
+from chestnb.evaluation.precision_recall import plot_precision_recall, precision_recall_points
+from chestnb.evaluation.results import save_evaluation
 from chestnb.evaluation.roc import plot_roc
 from chestnb.evaluation.scored import join, protocol_rows
-from chestnb.evaluation.scores import prevalence_baseline, readable_scores, score_note, score_table
+from chestnb.evaluation.scores import prevalence_baseline, readable_scores, score_note, score_table, top_errors
 
 
 def made_up(n_patients=40, per_patient=3, seed=0, prevalence=.25, first=1):
@@ -324,6 +326,26 @@ def test_forest_figure(scored):
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert len(names) == 15 and names[-1] == 'macro mean' and all('patients)' in name for name in names[:-1])
     assert 'a test' in figure.get_suptitle() and figure.axes[1].get_xscale() == 'log'
+
+
+def test_precision_recall_panels(scored):
+    figure = plot_precision_recall(scored, ['Mass', 'Edema'], 'a test')
+    assert [ax.get_title().split(':')[0] for ax in figure.axes] == ['Mass', 'Edema'] and 'a test' in figure.get_suptitle()
+    recall, precision = precision_recall_points(*scored.finding('Mass')[:2])
+    theirs = precision_recall_curve(*scored.finding('Mass')[:2])
+    np.testing.assert_allclose([precision, recall], [theirs[0][:-1][::-1], theirs[1][:-1][::-1]])
+    assert recall[-1] == 1 and precision[-1] == pytest.approx(scored.finding('Mass')[0].mean())
+
+
+def test_top_errors_are_the_worst_one_of_each_patient(scored):
+    errors = top_errors(scored, 'Mass', 3)
+    target, score, patients = scored.finding('Mass')
+    assert errors['error'].tolist() == ['false positive']*3 + ['missed']*3 and errors.groupby('error')['patient'].nunique().eq(3).all()
+    assert errors['score'].iloc[0] == score[~target].max() and errors['score'].iloc[3] == score[target].min()
+    assert errors['score'][:3].is_monotonic_decreasing and errors['score'][3:].is_monotonic_increasing
+    unknown = replace(scored, patients=np.full(len(scored), np.nan))
+    assert len(top_errors(unknown, 'Mass', 4)) == 8
+    with pytest.raises(UserError, match="'Tumour'"): top_errors(scored, 'Tumour')
 
 
 def test_saved_evaluation(scored, tmp_path):

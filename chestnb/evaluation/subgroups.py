@@ -373,7 +373,8 @@ def plot_subgroups(subgroups: pd.DataFrame, # From `subgroup_table`
     axes[0].set(yticks=places, yticklabels=labels, xlabel=f'{MEASURE_NAMES[measure]} with 95 % interval{over}', ylim=(places[-1] + .7, places[0] - .7),
                 ylabel='group (its images, its positive patients)')
     axes[-1].set(xlabel=f'{MEASURE_NAMES[measure]} minus that of all other images{over}' if differences_only else 'difference from all other images')
-    data = f'{subgroups.attrs["data"]}{", " + note if note else ""}; hollow: small group, whose interval may end beyond the edge'
+    hollow = '; hollow: small group, whose interval may end beyond the edge' if (rows['small'] & rows[list(panels)[-1]].notna()).any() else ''
+    data = f'{subgroups.attrs["data"]}{", " + note if note else ""}{hollow}'
     wide = 78 if differences_only else 200
     fig.suptitle(fill(_forest_title(rows, measure, finding, differences_only), wide) + '\n' + fill(data, wide), fontsize=11)
     plt.close(fig)

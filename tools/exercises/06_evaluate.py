@@ -217,8 +217,6 @@ assert not scored.table.loc[np.asarray(keep), NO_FINDING].any(), 'Some of the im
 theirs, everybody = point_scores(wanted.targets, wanted.scores), point_scores(scored.targets, scored.scores)
 assert np.isclose(auroc_change, theirs[0][14] - everybody[0][14]), 'The change of the macro AUROC is that of the smaller set minus that of all images, at place 14 of the first array.'
 assert np.isclose(ap_change, theirs[1][14] - everybody[1][14]), 'The change of the macro average precision is that of the smaller set minus that of all images, at place 14 of the second array.'
-
-# %%
 f'macro AUROC {auroc_change:+.3f}, macro average precision {ap_change:+.3f} (simulated scores)'
 
 # %% [markdown]

@@ -50,11 +50,11 @@ def ece(target, score):
     return np.abs(score - target).mean()
 
 # %% [check]
-said, had = np.array([.9, .9, .9, .9, .1, .1]), np.array([True, True, False, False, False, True])
+said, had = np.array([.9, .9, .9, .9, .1, .1]), np.array([True, True, True, False, False, True])
 assert ece(had, said) is not None, 'ece returns nothing yet: replace the dots by your code.'
 assert not np.isclose(ece(had, said), abs(said.mean() - had.mean())), 'One bin says too much, the other too little; your gaps cancel. Take the distance in each bin first.'
-assert not np.isclose(ece(had, said), .5*abs(.9 - .5) + .5*abs(.1 - .5)), 'Each bin has the same weight in yours; four of the six images are in one bin and two in the other.'
-assert np.isclose(ece(had, said), .4), f'Both bins are .4 off (.9 said and .5 happened, .1 said and .5 happened), so the ECE is .4; yours is {ece(had, said):.3f}.'
+assert not np.isclose(ece(had, said), .5*abs(.9 - .75) + .5*abs(.1 - .5)), 'Each bin has the same weight in yours; four of the six images are in one bin and two in the other.'
+assert np.isclose(ece(had, said), 4/6*.15 + 2/6*.4), f'Four images are in a bin that is .15 off (.9 said, .75 happened), two in one that is .40 off: .233 is expected; yours is {ece(had, said):.3f}.'
 target, score, _ = scored.finding('Effusion')
 assert np.isclose(ece(target, score), calibration_error(target, score), atol=1e-6), f'On Effusion {calibration_error(target, score):.4f} is expected; yours is {ece(target, score):.4f}. Are the bins weighted by their images?'
 
@@ -213,8 +213,6 @@ kinds = {'both AP': (ap, ap), 'both PA': (~ap, ~ap), 'positive AP, negative PA':
 pairs = {name: (up & target).sum()*(down & ~target).sum() for name, (up, down) in kinds.items()}
 whole = sum(auroc_between(*kinds[name])*n for name, n in pairs.items())/sum(pairs.values())
 assert np.isclose(whole, auroc(target, score)), f'Weighted by their pairs, the four kinds must give the AUROC of all images, {auroc(target, score):.3f}; yours give {whole:.3f}. The positives come from the first mask only, the negatives from the second only.'
-
-# %%
 pd.DataFrame({'AUROC': {name: auroc_between(*masks) for name, masks in kinds.items()}, 'share of the pairs': pd.Series(pairs)/sum(pairs.values())}).round(3).rename_axis(columns=f'Edema, simulated; all pairs {auroc(target, score):.3f}')
 
 # %% [markdown]
