@@ -37,7 +37,7 @@ clean-notebooks: $(READY)  ## Strip what does not belong in a committed notebook
 notebooks: $(READY)  ## Run every lesson and keep its outputs (NB=name for one)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/run_notebooks.py $(NB)
 
-readme: $(READY)  ## nbs/index.ipynb -> README.md
+readme: $(READY)  ## README, maps, sidebar, API index and page of commands from the notebooks
 	$(BIN)/python tools/check.py --fix readme
 
 bench: $(READY)  ## Print the benchmark table (minutes)
@@ -45,5 +45,5 @@ bench: $(READY)  ## Print the benchmark table (minutes)
 
 docs: $(READY)  ## Render the site into _docs (needs Quarto on the PATH)
 	@command -v quarto >/dev/null || { echo "Quarto is not installed: https://quarto.org/docs/get-started/"; exit 1; }
-	rm -rf _proc _docs && PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/nbdev_proc_nbs
+	rm -rf _proc _docs && PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/nbdev_proc_nbs && $(BIN)/python tools/site_pages.py _proc
 	cd _proc && PATH="$(CURDIR)/$(BIN):$$PATH" quarto render --no-cache && mv _docs ..

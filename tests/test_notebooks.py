@@ -111,11 +111,6 @@ def test_a_module_notebook_exports_and_checks(name):
     assert exported and (tests or name in ('api/all.ipynb',)), f'{len(exported)} exports, {len(tests)} cells that check'
 
 
-def test_sidebar_lists_every_notebook():
-    listed = set(re.findall(r'- (\S+\.(?:ipynb|qmd))', (NBS/'sidebar.yml').read_text()))
-    assert listed == set(ALL) | {p.name for p in NBS.glob('*.qmd')}
-
-
 @pytest.mark.parametrize('name', ALL)
 def test_links_to_files_resolve(name):
     for target in re.findall(r'\]\(([^)#\s]+)', prose(name)):

@@ -70,17 +70,22 @@ def sync(fix=False):
 
 
 def readme(fix=False):
-    "README.md equals nbs/index.ipynb; CONTRIBUTING's map and the sidebar equal the notebooks; exercises equal their sources"
+    "README.md equals nbs/index.ipynb; CONTRIBUTING's map, sidebar, course map, API index and commands equal the notebooks; exercises equal their sources"
     sys.path.insert(0, str(ROOT/'tools'))
-    from make_map import contributing_text, sidebar_text
+    from make_map import contributing_text
+    from make_pages import wanted as pages
     from make_readme import readme_text
     from make_exercises import differing, MADE, wanted
     if fix:
         for path, text in wanted().items(): path.write_text(text, encoding='utf-8')
     elif differing(): sys.exit(f'{", ".join(differing())} in {MADE.relative_to(ROOT)} differ from tools/exercises. Run: make readme')
-    for path, text in {ROOT/'README.md': readme_text(NBS/'index.ipynb'), ROOT/'CONTRIBUTING.md': contributing_text(), NBS/'sidebar.yml': sidebar_text()}.items():
+    made = {**pages(), ROOT/'CONTRIBUTING.md': contributing_text()}
+    for path, text in made.items():
         if fix: path.write_text(text, encoding='utf-8')
-        elif path.read_text(encoding='utf-8') != text: sys.exit(f'{path.name} differs from the notebooks. Run: make readme')
+        elif not path.is_file() or path.read_text(encoding='utf-8') != text: sys.exit(f'{path.relative_to(ROOT)} differs from the notebooks. Run: make readme')
+    text = readme_text(NBS/'index.ipynb')   # after the start page got its course map
+    if fix: (ROOT/'README.md').write_text(text, encoding='utf-8')
+    elif (ROOT/'README.md').read_text(encoding='utf-8') != text: sys.exit('README.md differs from nbs/index.ipynb. Run: make readme')
 
 
 def run(fix=False):
@@ -98,16 +103,19 @@ def run(fix=False):
 
 
 def site(fix=False):
-    "nbdev processes every page of the site (nbdev_proc_nbs; Quarto itself is not needed)"
+    "every page of the site is made (nbdev_proc_nbs; Quarto itself is not needed), mended, and its links, figures and outputs are looked at"
+    sys.path.insert(0, str(ROOT/'tools'))
+    from site_checks import problems
+    from site_pages import mend
     with tempfile.TemporaryDirectory() as folder:
         copy, stand_in = copy_of_sources(Path(folder)), Path(folder)/'bin'/'quarto'
         stand_in.parent.mkdir()
         stand_in.write_text('#!/bin/sh\nexit 0\n') # nbdev asks whether there is a quarto, and would install one
         stand_in.chmod(stand_in.stat().st_mode | stat.S_IEXEC)
         call(BIN/'nbdev_proc_nbs', cwd=copy, env={**QUIET, 'PATH': f'{stand_in.parent}{os.pathsep}{BIN}{os.pathsep}{os.environ["PATH"]}', 'PYTHONPATH': str(copy)})
-        made = {p.relative_to(copy/'_proc').with_suffix('') for p in (copy/'_proc').rglob('*') if p.suffix in ('.ipynb', '.md', '.qmd', '.html')}
-        lacking = [str(p.relative_to(NBS)) for p in notebooks() if p.relative_to(NBS).with_suffix('') not in made]
-    if lacking: sys.exit(f'No page was made of: {", ".join(lacking)}')
+        mend(copy/'_proc', NBS)
+        wrong = problems(copy/'_proc', [p.relative_to(NBS) for p in notebooks()])
+    if wrong: sys.exit('\n'.join([f'{len(wrong)} mistakes on the pages of the site:', *wrong[:40]]))
 
 
 def package(fix=False):

@@ -1,4 +1,4 @@
-"""The map of the modules in CONTRIBUTING.md and the sidebar of the site, made from the notebooks: python tools/make_map.py
+"""The map of the modules in CONTRIBUTING.md, made from the notebooks: python tools/make_map.py
 
 A module's line is the subtitle of its notebook, so that map, page and module say the same.
 """
@@ -39,21 +39,5 @@ def contributing_text():
     return before + map_text() + rest.split(END)[1]
 
 
-def sidebar_text():
-    "The sidebar: lessons, results, cards, then the library package by package."
-    def section(title, pages, depth=3):
-        return [f'{"  "*depth}- section: {title}', f'{"  "*depth}  contents:', *(f'{"  "*depth}    - {page}' for page in pages)]
-    lines = ['# Made by `make readme` from the notebooks', 'website:', '  sidebar:', '    contents:', '      - index.ipynb']
-    lines += section('Lessons', sorted(p.name for p in NBS.glob('[0-9][0-9]_*.ipynb')))
-    exercises = [f'exercises/{p.name}' for p in sorted((NBS/'exercises').glob('*.ipynb'))]
-    if exercises: lines += section('Exercises', exercises)
-    lines += section('Results', ['results.ipynb']) + section('Cards', sorted(p.name for p in NBS.glob('*_card.qmd')))
-    pages = {name: path.as_posix() for name, (path, _) in modules().items() if path.parts[0] == 'api'}
-    for package, title in PACKAGES.items(): lines += section(f'"Library: {title.lower()}"', [path for name, path in pages.items() if name.split('.')[0] == package])
-    rest = [path for name, path in pages.items() if name.split('.')[0] not in PACKAGES]
-    return '\n'.join(lines + [f'      - {path}' for path in rest]) + '\n'
-
-
 if __name__ == '__main__':
     (ROOT/'CONTRIBUTING.md').write_text(contributing_text(), encoding='utf-8')
-    (NBS/'sidebar.yml').write_text(sidebar_text(), encoding='utf-8')

@@ -18,6 +18,11 @@ def from_top(text):
     return re.sub(r'(\]\()([^)\s]+)', moved, text)
 
 
+def plain_figures(text):
+    "A figure of Quarto with caption and fig-alt as a picture with that alternative text and its caption below."
+    return re.sub(r'!\[([^\]]*)\]\(([^)]+)\)\{[^}]*fig-alt="([^"]*)"[^}]*\}', lambda m: f'![{m[3]}]({m[2]})' + (f'\n\n*{m[1]}*' if m[1] else ''), text)
+
+
 def output_text(output):
     "A saved output as Markdown."
     data = output.get('data', {})
@@ -28,7 +33,7 @@ def output_text(output):
 
 def cell_text(cell):
     "One cell as Markdown; a hidden cell shows its outputs only."
-    if cell.cell_type == 'markdown': return from_top(cell.source)
+    if cell.cell_type == 'markdown': return from_top(plain_figures(cell.source))
     code = '' if HIDDEN.match(cell.source) else f'```python\n{cell.source}\n```'
     return '\n\n'.join(part for part in [code, *map(output_text, cell.outputs)] if part)
 
