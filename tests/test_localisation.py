@@ -11,8 +11,9 @@ from chestnb.data.dataset import ChestDataset, image_size
 from chestnb.data.boxes import nih_boxes, write_boxes
 from chestnb.core.errors import UserError
 from chestnb.evaluation.localisation import (IOBB_THRESHOLDS, LOCALISATION_MEASURES, baseline_scores, box_mask, box_pairs, box_targets, boxes_on_map, centre_prior,
-    check_boxes_unseen, localisation_differences, localisation_table, map_region, masks_on_map, overlap, pointing_hit, random_maps,
+    energy_inside, localisation_differences, localisation_table, map_region, masks_on_map, on_grid, overlap, pointing_hit, random_maps,
     random_scores, readable_localisation, scale_boxes, score_maps, structure_table, upsample_grid, location_prior)
+from chestnb.data.leakage import LeakageError, refuse_trained_patients
 from chestnb.data.parts import images_in
 from chestnb.data.official import official_split
 from chestnb.data.split import patient_split
@@ -211,7 +212,32 @@ def test_scores_of_a_constant_map_are_the_area(case):
     targets = case[3]
     for value in (0., 3.):
         scores = score_maps(np.full(targets.shape, value), targets)
-        for measure in ('pointing', 'IoU', 'IoBB'): np.testing.assert_allclose(scores[measure], targets.mean((1, 2)))
+        for measure in ('pointing', 'energy', 'IoU', 'IoBB'): np.testing.assert_allclose(scores[measure], targets.mean((1, 2)))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10**6), st.floats(1e-6, 1e6))
+def test_energy_against_a_plain_sum(seed, scale):
+    random = np.random.default_rng(seed)
+    map_, target = random.random((7, 7))**3, random.random((7, 7)) < .4
+    target[0, 0] = True
+    wanted = sum(map_[r, c] for r, c in np.argwhere(target))/map_.sum()
+    assert energy_inside(scale*map_, target) == pytest.approx(wanted) and energy_inside(map_, ~target) == pytest.approx(1 - wanted)
+
+
+def test_energy_of_a_large_float32_map_does_not_lose_small_values():
+    map_, target = np.full((1024, 1024), .1, np.float32), np.zeros((1024, 1024), bool)
+    target[:256] = True
+    assert energy_inside(map_, target) == pytest.approx(.25, abs=1e-9)
+
+
+def test_any_measure_has_a_table_and_differences():
+    pairs = pd.DataFrame({'image': list('abcd'), 'finding': ['Mass', 'Mass', 'Edema', 'Edema'], 'patient_id': [1, 2, 3, 4]})
+    scores = {'m': pd.DataFrame({'drop': [1., 2, 3, 4]}), 'n': pd.DataFrame({'drop': [0., 0, 1, 1]})}
+    table = localisation_table(scores, pairs, n_resamples=100).set_index(['finding', 'method'])
+    assert table.value['macro', 'm'] == pytest.approx(2.5) and set(table.measure) == {'drop'}
+    difference = localisation_differences(scores, pairs, 'n', 'drop', 100).set_index('finding').difference
+    assert difference['macro'] == pytest.approx(2) and difference['Edema'] == pytest.approx(2.5)
 
 
 def test_thresholds_are_strict():
@@ -246,6 +272,16 @@ def test_upsampling_equals_pytorchs():
     grid = np.random.default_rng(0).random((5, 5)).astype(np.float32)
     wanted = torch.nn.functional.interpolate(torch.tensor(grid)[None, None], size=(64, 64), mode='bilinear', align_corners=False)[0, 0]
     np.testing.assert_allclose(upsample_grid(grid, 64), wanted, atol=1e-5)
+
+
+def test_a_map_on_a_grid_keeps_its_cells_and_its_mean():
+    "Cell means, enlarged: fine detail is gone, the mean stays but for the border that bilinear enlarging stretches."
+    maps = np.random.default_rng(0).random((3, 32, 32))
+    coarse = on_grid(maps, 4)
+    for own, map_ in zip(coarse, maps): np.testing.assert_allclose(own, upsample_grid(map_.reshape(4, 8, 4, 8).mean((1, 3)), 32), atol=1e-6)
+    np.testing.assert_allclose(on_grid(np.full((1, 16, 16), 3.), 8), 3)
+    np.testing.assert_allclose(on_grid(maps, 32), maps, atol=1e-6)
+    with pytest.raises(UserError, match='7 cells do not divide'): on_grid(maps, 7)
 
 
 def test_centre_prior_is_a_bell():
@@ -352,22 +388,21 @@ def test_differences_are_paired(case):
 
 def test_seen_boxes_are_refused_by_patient(case):
     dataset, split, pairs, _ = case
-    own = dataset.boxes[dataset.boxes.image.isin(pairs.image)]
-    report = check_boxes_unseen(own, split)
-    assert report.boxes.to_dict() == {'test': len(own)}
+    own = pairs.image
+    report = refuse_trained_patients(own, dataset.table, split, 'boxed images')
+    assert report.images.to_dict() == {'test': own.nunique()} and report.patients.to_dict() == {'test': pairs.patient_id.nunique()}
     for part in ('train', 'valid'):
-        boxed = dataset.boxes[dataset.boxes.image.isin(images_in(split, part))]
-        with pytest.raises(UserError, match=f'part {part} of the split'): check_boxes_unseen(boxed, split)
-        assert check_boxes_unseen(boxed, split, allow_seen=True).boxes.to_dict() == {part: len(boxed)}
+        boxed = dataset.boxes.image[dataset.boxes.image.isin(images_in(split, part))]
+        with pytest.raises(LeakageError, match='boxed images show patients that the model was trained or tuned on'):
+            refuse_trained_patients(boxed, dataset.table, split, 'boxed images')
+        assert refuse_trained_patients(boxed, dataset.table, split, allow_seen=True).images.to_dict() == {part: boxed.nunique()}
 
 
 def test_another_image_of_a_training_patient_is_seen_too():
-    boxes = pd.DataFrame({'image': ['b.png']})
     split = pd.DataFrame({'image': ['a.png', 'b.png'], 'patient_id': [1, 1], 'part': ['train', 'test']})
-    with pytest.raises(UserError, match='1 patient with boxes'): check_boxes_unseen(boxes, split)
-    assert check_boxes_unseen(boxes, split, allow_seen=True).images.to_dict() == {'test': 1}
-    folds = split.assign(part=['fold0', 'test'])
-    with pytest.raises(UserError): check_boxes_unseen(boxes, folds)
+    with pytest.raises(LeakageError, match='1 image among'): refuse_trained_patients(['b.png'], split, split)
+    assert refuse_trained_patients(['b.png'], split, split, allow_seen=True).images.to_dict() == {'test': 1}
+    with pytest.raises(LeakageError): refuse_trained_patients(['b.png'], split, split.assign(part=['fold0', 'test']))
 
 
 @pytest.mark.parametrize('patients', [(1, 2), ('1', '2'), (1., 2.), ('1.0', '2.0'), ('001', '002')])
@@ -375,18 +410,24 @@ def test_a_boxed_image_outside_the_split_is_refused_if_its_patient_was_trained_o
     "It passed as 'not in the split', whoever's chest it showed, and 5 and '5.0' were two patients."
     split = pd.DataFrame({'image': ['a.png'], 'patient_id': [1], 'part': ['train']})
     table = pd.DataFrame({'image': ['y.png', 'z.png'], 'patient_id': patients})
-    assert check_boxes_unseen(pd.DataFrame({'image': ['z.png']}), split, table).images.to_dict() == {'not in the split': 1}
-    with pytest.raises(UserError, match='1 patient with boxes .1 image, for example y.png. are in the part train'):
-        check_boxes_unseen(pd.DataFrame({'image': ['y.png', 'z.png']}), split, table)
-    assert check_boxes_unseen(pd.DataFrame({'image': ['y.png']}), split, table, allow_seen=True).patients.to_dict() == {'not in the split': 1}
+    assert refuse_trained_patients(['z.png'], table, split).images.to_dict() == {'not in the split': 1}
+    with pytest.raises(LeakageError, match='1 image among these images show.*: y.png') as caught: refuse_trained_patients(['y.png', 'z.png'], table, split)
+    assert caught.value.shared.image.tolist() == ['y.png']
+    assert refuse_trained_patients(['y.png'], table, split, allow_seen=True).patients.to_dict() == {'not in the split': 1}
 
 
 def test_boxed_images_of_nobody_knows_whom_are_refused():
     split = pd.DataFrame({'image': ['a.png'], 'patient_id': [1], 'part': ['train']})
-    boxes = pd.DataFrame({'image': ['z.png']})
-    with pytest.raises(UserError, match='z.png. They are not in the split.*give table='): check_boxes_unseen(boxes, split)
-    with pytest.raises(UserError, match='give table='): check_boxes_unseen(boxes, split, pd.DataFrame({'image': ['z.png'], 'patient_id': [np.nan]}))
-    assert check_boxes_unseen(boxes.assign(patient_id=2), split).boxes.to_dict() == {'not in the split': 1}
+    with pytest.raises(UserError, match='is not known: z.png'): refuse_trained_patients(['z.png'], split, split)
+    with pytest.raises(UserError, match='is not known: z.png'): refuse_trained_patients(['z.png'], pd.DataFrame({'image': ['y.png', 'z.png'], 'patient_id': [3, np.nan]}), split)
+
+
+def test_where_nobody_knows_the_patients_images_are_compared():
+    table = pd.DataFrame({'image': ['a.png', 'b.png', 'c.png'], 'patient_id': [np.nan]*3})
+    split = table.assign(part=['train', 'valid', 'test'])
+    for seen in ('a.png', 'b.png'):
+        with pytest.raises(LeakageError): refuse_trained_patients([seen], table, split)
+    assert refuse_trained_patients(['c.png'], table, split).loc['test'].tolist() == [1, 'not known']
 
 
 def test_boxes_of_other_findings_than_nihs_are_scored():
@@ -411,8 +452,8 @@ def test_all_real_boxes_are_official_test_images(shared_nih):
     dataset = ChestDataset(shared_nih/'dataset')
     boxes = nih_boxes()
     boxes = boxes[boxes.image.isin(dataset.table.image)]
-    assert check_boxes_unseen(boxes, official_split(dataset.table)).boxes.to_dict() == {'test': len(boxes)}
-    with pytest.raises(UserError, match='Boxes evaluate'): check_boxes_unseen(boxes, patient_split(dataset.table, seed=0))
+    assert refuse_trained_patients(boxes.image, dataset.table, official_split(dataset.table)).images.to_dict() == {'test': boxes.image.nunique()}
+    with pytest.raises(LeakageError, match='trained or tuned on'): refuse_trained_patients(boxes.image, dataset.table, patient_split(dataset.table, seed=0))
 
 
 # structures

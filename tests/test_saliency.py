@@ -13,8 +13,9 @@ from chestnb.model.attention import ATTENTIONS
 from chestnb.model.config import SMALL_FUSION
 from chestnb.model.fusion import FusionModel
 from chestnb.evaluation.localisation import box_pairs
-from chestnb.model.maps import MAP_METHODS, draw_map, enlarge, grid_maps, pair_maps, saliency_maps
-from chestnb.model.saliency import attention_of, eval_mode, evidence_of, grad_cam, grad_cam_pp, layer_gradients, split_at_layer
+from chestnb.model.maps import MAP_METHODS, draw_map, enlarge, grid_maps, pair_images, pair_logits, pair_maps, saliency_maps
+from chestnb.model.layers import eval_mode, split_at_layer
+from chestnb.model.saliency import attention_of, evidence_of, grad_cam, grad_cam_pp, layer_gradients
 from chestnb.model.sanity import cascade_steps, map_similarity, randomisation_check, randomised
 
 SMALL = SMALL_FUSION | dict(reduced_channels=16, branch_stages=-1)
@@ -135,6 +136,21 @@ def test_branches_against_torchcams_hooks(backbone):
         torch.testing.assert_close(ours, wanted, rtol=1e-3, atol=1e-4*float(wanted.max()) + 1e-9)
         found += int(wanted.max() > 0)
     assert found >= 2
+
+
+# images and logits of pairs
+
+def test_pairs_have_their_own_image_and_their_own_logit(embedded):
+    "In any order, with images twice, in batches that do not divide the number; and the model's mode stays."
+    dataset, own = ChestDataset(embedded), build().train()
+    names = dataset.table.image[[5, 0, 5, 9]].tolist()
+    pairs = pd.DataFrame({'image': names, 'finding': ['Mass', 'Edema', 'Hernia', 'Mass']})
+    images = pair_images(own, dataset, pairs, image_size=64)
+    assert images.shape == (4, 64, 64) and images.dtype == np.float32 and (images[0] == images[2]).all() and 0 <= images.min() and images.max() <= 1
+    logits = pair_logits(own, images, pairs.finding, batch_size=3)
+    assert own.training
+    with eval_mode(own), torch.no_grad(): wanted = own(torch.tensor(images)[:, None])
+    np.testing.assert_allclose(logits, [wanted[i, FINDINGS.index(finding)] for i, finding in enumerate(pairs.finding)], atol=1e-5)
 
 
 # many families, sizes, layers

@@ -395,4 +395,5 @@ def test_a_boxed_image_of_a_trained_patient_outside_the_split_is_refused():
         refuse_trained_patients([outside], table, kept, what='boxed images')
     with pytest.raises(LeakageError): refuse_trained_patients([outside], table, kept.assign(patient_id=kept['patient_id'].astype(float).astype(str)))
     refuse_trained_patients(images_in(split, 'test'), table, split)
-    refuse_trained_patients([outside], table, kept[kept['part'] == 'test'])
+    assert refuse_trained_patients([outside], table, kept[kept['part'] == 'test']).images.to_dict() == {'not in the split': 1}
+    assert refuse_trained_patients([outside], table, kept, allow_seen=True).images.to_dict() == {'not in the split': 1}

@@ -18,10 +18,12 @@ from chestnb.data.boxes import nih_boxes
 from chestnb.core.errors import UserError
 from chestnb.core.files import write_csv, write_json
 from chestnb.model.config import SMALL_FUSION
-from chestnb.evaluation.localisation import (baseline_scores, box_pairs, box_targets, centre_prior, check_boxes_unseen, localisation_differences, localisation_table,
-    random_scores, readable_localisation, score_maps, structure_table)
-from chestnb.model.maps import pair_maps
+from chestnb.evaluation.completeness import road_scores
+from chestnb.evaluation.localisation import (baseline_scores, box_pairs, box_targets, centre_prior, localisation_differences, localisation_table, location_prior,
+    on_grid, random_maps, random_scores, readable_localisation, score_maps, structure_table)
+from chestnb.model.maps import pair_images, pair_logits, pair_maps
 from chestnb.model.sanity import randomisation_check
+from chestnb.data.leakage import refuse_trained_patients
 from chestnb.data.parts import images_in
 from chestnb.data.official import official_split
 from chestnb.data.split import patient_split
@@ -51,6 +53,15 @@ def boxes_of(dataset):
     return pd.concat(frames)
 
 
+def road_table(model, dataset, pairs, targets, maps):
+    "ROAD of a model's maps, of the location prior and of random maps; one pair for each patient and finding."
+    some = pairs.drop_duplicates(['patient_id', 'finding']).index
+    few, images = pairs.loc[some].reset_index(drop=True), pair_images(model, dataset, pairs.loc[some])
+    maps = maps | {'location prior 8×8': on_grid(location_prior(pairs, targets), 8), 'random 8×8': random_maps(len(pairs), seed=3)}
+    score = lambda changed: pair_logits(model, changed, few.finding)
+    return localisation_table({name: road_scores(images, own[some], score) for name, own in maps.items()}, few)
+
+
 def main(data, out, epochs, runs):
     "Train, map, score, write."
     dataset = ChestDataset(data)
@@ -59,22 +70,26 @@ def main(data, out, epochs, runs):
     boxes = boxes_of(dataset)
     pairs = box_pairs(boxes, table)
     used = boxes[boxes.image.isin(pairs.image)]
-    print(check_boxes_unseen(used, split, dataset.table))
+    print(refuse_trained_patients(used.image, dataset.table, split, 'boxed images'))
     targets, scores, maps, made = box_targets(pairs, used, dataset), {}, {}, {}
     for name, architecture in MODELS.items():
         model = train_model(dataset, split, Path(runs)/name.replace('×', 'x').replace(' ', '_'), TrainConfig(model=architecture, epochs=epochs), resume=True)
         scored = join(predict(model, dataset, list(table.image)), table)
         made[name] = {'epoch': model.info['epoch'], 'valid_macro_auroc': model.info['valid_auroc'],
                       'test_macro_auroc': float(point_scores(scored.targets, scored.scores)[0][-2]), 'maps_of_zeros': {}}
+        whole = {}
         for kind, (method, layer) in MAPS.items():
             if method == 'attention' and architecture['attention'] != 'finding_query': continue
             own = pair_maps(model, dataset, pairs, method, layer)
             made[name]['maps_of_zeros'][kind] = int((own.max((1, 2)) == 0).sum())
             scores[f'{kind} ({name})'] = score_maps(own, targets)
+            if layer == 'fused': whole[f'{kind} ({name})'] = own
             if dataset.segmentation is not None and layer == 'fused': maps[f'{kind} ({name})'] = own
         if name.startswith('finding_query'):
             checks = [randomisation_check(model, dataset, pairs, MAPS[kind][0]).assign(map=kind) for kind in ('attention', 'evidence', 'Grad-CAM', 'Grad-CAM++')]
             write_csv(out/'localisation_randomised.csv', pd.concat(checks).round(4))
+            write_csv(out/'localisation_road.csv', road_table(model, dataset, pairs, targets, whole).round(4))
+    scores['location prior 8×8'] = score_maps(on_grid(location_prior(pairs, targets), 8), targets)
     scores |= {'random 4×4': random_scores(targets, 4)} | baseline_scores(pairs, targets, 8)
     scores['random 8×8'] = scores.pop('random')
     result = localisation_table(scores, pairs)

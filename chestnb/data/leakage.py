@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['duplicate_images', 'LeakageError', 'check_patients_of', 'refuse_shared', 'refuse_copies', 'audit_split',
-           'refuse_trained_patients']
+           'learned_from', 'refuse_trained_patients']
 
-# %% ../../nbs/api/data/leakage.ipynb #150d7cfc
+# %% ../../nbs/api/data/leakage.ipynb #98186509
 import hashlib
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ from ..core.errors import UserError
 from ..core.text import listed, plural
 from .dataset import ChestDataset
 from .parts import check_split, part_order, shared_patients
-from .tables import patient_ids, patients_unknown
+from .tables import patient_ids, patient_text, patients_unknown
 
 # %% ../../nbs/api/data/leakage.ipynb #8b930e74
 def duplicate_images(
@@ -97,20 +97,31 @@ def audit_split(
     return pd.DataFrame(pairs, columns=['part', 'other part']).assign(**{
         'shared patients': 'not known' if patients_unknown(split) else 0, 'duplicate images': 0 if dataset is not None else 'not checked'})
 
-# %% ../../nbs/api/data/leakage.ipynb #adef4afd
+# %% ../../nbs/api/data/leakage.ipynb #f9f5253f
+def learned_from(
+    part:str # name of a part of a split
+)->bool: # True for train, valid and every fold
+    "Has a model that was trained with a split seen this part, for its weights or for choosing the epoch?"
+    return part in ('train', 'valid') or part.startswith('fold')
+
 def refuse_trained_patients(
     images:Iterable,     # names of images that are to be scored
     table:pd.DataFrame,  # tidy metadata that names their patients
     split:pd.DataFrame,  # split that the model was trained with: `image`, `patient_id`, `part`
-    parts:Iterable=('train', 'valid'), # parts that the model has seen
     what:str='images',   # what is scored, for the message
-)->None: # nothing
-    "Raise `LeakageError` if a patient of these images is in a part that the model has seen"
-    seen = split[split['part'].isin(list(parts))]
-    scored = table[table['image'].isin(set(images))]
-    if patients_unknown(split) or patients_unknown(table): shared = scored['image'].isin(seen['image'])
-    else: shared = patient_ids(scored['patient_id']).map(str).isin(set(patient_ids(seen['patient_id']).map(str)))
-    leaked = scored[shared.to_numpy()]
-    if len(leaked): raise LeakageError(
+    allow_seen:bool=False, # True: only report
+)->pd.DataFrame: # one row a part, and one for images that are not in the split: `images`, `patients`
+    "Count the images to score in each part; raise `LeakageError` if a patient of theirs is in a part that the model has learned from"
+    scored, learned = pd.DataFrame({'image': list(dict.fromkeys(images))}), split[split['part'].map(learned_from)]
+    nobody, known = patients_unknown(split) or patients_unknown(table), table.drop_duplicates('image')
+    whose = lambda rows: rows['image'] if nobody else rows['patient_id'].map(patient_text)
+    scored['patient'] = scored['image'].map(pd.Series(whose(known).to_numpy(), known['image']))
+    unknown = scored['image'][scored['patient'].isna()]
+    if len(unknown): raise UserError(f"whose images these are is not known: {listed(unknown, 5)}; a patient in training may have other images, so name their patients in the table")
+    leaked = scored[scored['patient'].isin(set(whose(learned)))]
+    if len(leaked) and not allow_seen: raise LeakageError(
         f"{plural(len(leaked), 'image')} among these {what} show patients that the model was trained or tuned on: {listed(leaked['image'], 5)}; "
-        'score images of other patients', leaked[['patient_id', 'image']])
+        'score images of other patients', leaked)
+    scored['part'] = scored['image'].map(split.drop_duplicates('image').set_index('image')['part']).astype(object).fillna('not in the split')
+    counts = scored.groupby('part').agg(images=('image', 'size'), patients=('patient', 'nunique'))
+    return counts.assign(patients='not known') if nobody else counts

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['IOBB_THRESHOLDS', 'IOU_THRESHOLDS', 'LOCALISATION_MEASURES', 'REGIONS', 'scale_boxes', 'boxes_on_map', 'box_mask',
-           'box_pairs', 'box_targets', 'pointing_hit', 'map_region', 'overlap', 'check_maps', 'score_maps',
-           'upsample_grid', 'random_maps', 'random_scores', 'centre_prior', 'location_prior', 'baseline_scores',
-           'resampled_means', 'method_table', 'localisation_table', 'readable_localisation', 'localisation_differences',
-           'box_patients', 'check_boxes_unseen', 'mask_on_map', 'masks_on_map', 'inside_shares', 'structure_table']
+           'box_pairs', 'box_targets', 'pointing_hit', 'energy_inside', 'map_region', 'overlap', 'check_maps',
+           'score_maps', 'upsample_grid', 'random_maps', 'on_grid', 'random_scores', 'centre_prior', 'location_prior',
+           'baseline_scores', 'resampled_means', 'method_table', 'localisation_table', 'readable_localisation',
+           'localisation_differences', 'mask_on_map', 'masks_on_map', 'inside_shares', 'structure_table']
 
-# %% ../../nbs/api/evaluation/localisation.ipynb #e0c17974
+# %% ../../nbs/api/evaluation/localisation.ipynb #547fbb92
 import numpy as np
 import pandas as pd
 from PIL import Image
@@ -17,10 +17,9 @@ from fastcore.meta import delegates
 from scipy.ndimage import distance_transform_edt, label
 from tqdm import tqdm
 from ..core.errors import UserError
-from ..core.text import interval_text, listed, plural
+from ..core.text import interval_text
 from ..data.dataset import ChestDataset, image_size
 from ..data.findings import findings_of
-from ..data.tables import patient_text
 from .resampling import interval, resample_weights, resampled_sums
 
 # %% ../../nbs/api/evaluation/localisation.ipynb #504c9d41
@@ -105,6 +104,15 @@ def pointing_hit(
     if tolerance > 0: target = distance_transform_edt(~target) <= tolerance
     return float(target[map_ == map_.max()].mean())
 
+# %% ../../nbs/api/evaluation/localisation.ipynb #ceb3f7a6
+def energy_inside(
+    map_:np.ndarray,  # (S, S), at least 0
+    target:np.ndarray # bool (S, S): the box or boxes
+) -> float:           # 0..1; the target's share of the area for a map of zeros
+    "The share of a map's sum that lies in the box."
+    total = map_.sum(dtype=float)
+    return float(map_[target].sum(dtype=float)/total) if total > 0 else float(target.mean())
+
 # %% ../../nbs/api/evaluation/localisation.ipynb #e0e3379d
 def map_region(
     map_:np.ndarray,        # (S, S), at least 0
@@ -136,10 +144,10 @@ def overlap(
     both = (region & target).sum()
     return float(both/(region | target).sum()), float(both/region.sum())
 
-# %% ../../nbs/api/evaluation/localisation.ipynb #f690d57a
+# %% ../../nbs/api/evaluation/localisation.ipynb #7e0a6b4b
 IOBB_THRESHOLDS = (.1, .25, .5, .75, .9)
 IOU_THRESHOLDS = (.1, .3, .5, .7)
-LOCALISATION_MEASURES = ('pointing', 'IoU', 'IoBB') + tuple(f'T(IoBB) {t}' for t in IOBB_THRESHOLDS) + tuple(f'T(IoU) {t}' for t in IOU_THRESHOLDS)
+LOCALISATION_MEASURES = ('pointing', 'energy', 'IoU', 'IoBB') + tuple(f'T(IoBB) {t}' for t in IOBB_THRESHOLDS) + tuple(f'T(IoU) {t}' for t in IOU_THRESHOLDS)
 
 def check_maps(
     maps,              # (n, S, S)
@@ -155,7 +163,7 @@ def check_maps(
     if not np.any(targets, axis=(1, 2)).all(): raise UserError('a target is empty; expected at least one pixel for each pair.')
     return maps
 
-# %% ../../nbs/api/evaluation/localisation.ipynb #d19c7d87
+# %% ../../nbs/api/evaluation/localisation.ipynb #6fde9b0a
 def score_maps(
     maps,                 # (n_pairs, S, S), at least 0: one map for each pair
     targets,              # bool (n_pairs, S, S), from `box_targets`
@@ -169,10 +177,10 @@ def score_maps(
     rows = []
     for map_, target in zip(check_maps(maps, targets), targets):
         iou, iobb = overlap(map_region(map_, fraction, area, component, as_box), target)
-        rows.append([pointing_hit(map_, target, tolerance), iou, iobb, *(iobb > t for t in IOBB_THRESHOLDS), *(iou > t for t in IOU_THRESHOLDS)])
+        rows.append([pointing_hit(map_, target, tolerance), energy_inside(map_, target), iou, iobb, *(iobb > t for t in IOBB_THRESHOLDS), *(iou > t for t in IOU_THRESHOLDS)])
     return pd.DataFrame(rows, columns=LOCALISATION_MEASURES, dtype=float)
 
-# %% ../../nbs/api/evaluation/localisation.ipynb #775ecb4c
+# %% ../../nbs/api/evaluation/localisation.ipynb #699c1931
 def upsample_grid(
     grid:np.ndarray, # (h, w)
     size:int         # Side of the square result, pixels
@@ -189,6 +197,17 @@ def random_maps(
     "Coarse random grids, enlarged as a model's map is."
     draws = np.random.default_rng(seed).random((n, grid, grid), dtype=np.float32)
     return np.stack([upsample_grid(draw, map_size) for draw in draws]) if n else np.zeros((0, map_size, map_size), np.float32)
+
+
+def on_grid(
+    maps:np.ndarray, # (n, S, S)
+    grid:int=8       # Cells a side; S is a multiple of it
+) -> np.ndarray:     # float32 (n, S, S)
+    "Maps made as coarse as a model's: the mean of each cell, enlarged again."
+    n, size = np.shape(maps)[:2]
+    if size % grid: raise UserError(f'the maps have {size} pixels a side, which {grid} cells do not divide; take a grid that does.')
+    cells = np.reshape(maps, (n, grid, size//grid, grid, size//grid)).mean((2, 4))
+    return np.stack([upsample_grid(own, size) for own in cells])
 
 # %% ../../nbs/api/evaluation/localisation.ipynb #ec76fc65
 @delegates(score_maps)
@@ -267,20 +286,19 @@ def resampled_means(
     add = lambda parts, axis: np.insert(parts, len(names), parts.take(range(len(names)), axis).mean(axis), axis)
     return [*names, 'macro', 'all pairs'], add(means, 0), add(resamples, 1)
 
-# %% ../../nbs/api/evaluation/localisation.ipynb #d75e9b51
+# %% ../../nbs/api/evaluation/localisation.ipynb #2d284e39
 def method_table(
     method:str,          # Its name
-    frame:pd.DataFrame,  # One row of scores a pair, from `score_maps`
+    frame:pd.DataFrame,  # One row of scores a pair, one column a measure, from `score_maps`
     pairs:pd.DataFrame,  # From `box_pairs`
     n_resamples:int,     # Resamples of the patients
     seed:int             # Same seed, same patients
 ) -> pd.DataFrame:       # One row a finding and measure: value, low, high, resamples
     "The means of one method with their intervals."
     if len(frame) != len(pairs): raise UserError(f'{method!r} has {len(frame)} rows of scores for {len(pairs)} pairs; expected one for each.')
-    values = frame[list(LOCALISATION_MEASURES)].to_numpy(float)
-    names, means, resamples = resampled_means(values, pairs.finding.to_numpy(), pairs.patient_id.to_numpy(), n_resamples, seed)
+    names, means, resamples = resampled_means(frame.to_numpy(float), pairs.finding.to_numpy(), pairs.patient_id.to_numpy(), n_resamples, seed)
     low, high, used = interval(resamples)
-    index = pd.MultiIndex.from_product([names, [method], LOCALISATION_MEASURES], names=['finding', 'method', 'measure'])
+    index = pd.MultiIndex.from_product([names, [method], frame.columns], names=['finding', 'method', 'measure'])
     return pd.DataFrame({'value': means.ravel(), 'low': low.ravel(), 'high': high.ravel(), 'resamples': used.ravel()}, index=index)
 
 
@@ -298,75 +316,38 @@ def localisation_table(
     table = table.sort_values('finding', key=lambda column: column.map(order), kind='stable', ignore_index=True)
     return table.merge(counts.reset_index(), on='finding', how='left')
 
-# %% ../../nbs/api/evaluation/localisation.ipynb #81632af3
+# %% ../../nbs/api/evaluation/localisation.ipynb #4fa31144
 def readable_localisation(
     table:pd.DataFrame,      # From `localisation_table`
-    measure:str='pointing',  # One of `LOCALISATION_MEASURES`
+    measure:str='pointing',  # One of the table's measures
     digits:int=2             # Decimals
 ) -> pd.DataFrame:           # Text: one row a finding, one column a method
     "One measure for reading: 0.52 [0.41, 0.63]; without brackets where the interval is missing or has no width."
-    if measure not in LOCALISATION_MEASURES: raise UserError(f'measure is {measure!r}; expected one of {", ".join(LOCALISATION_MEASURES)}.')
     rows = table[table.measure == measure]
+    if not len(rows): raise UserError(f'measure is {measure!r}; expected one of {", ".join(table.measure.unique())}.')
     text = [interval_text(r.value, r.low, r.high, digits) for r in rows.itertuples()]
     wide = rows.assign(text=text).pivot(index='finding', columns='method', values='text')
     counts = rows.drop_duplicates('finding').set_index('finding')[['pairs', 'patients']]
     return counts.join(wide[list(rows.method.unique())]).rename_axis(None)
 
-# %% ../../nbs/api/evaluation/localisation.ipynb #353b18d8
+# %% ../../nbs/api/evaluation/localisation.ipynb #ade8ff7e
 def localisation_differences(
     scores:dict,             # Method -> one row of scores a pair
     pairs:pd.DataFrame,      # From `box_pairs`
     reference:str='random',  # The method to subtract
-    measure:str='pointing',  # One of `LOCALISATION_MEASURES`
+    measure:str='pointing',  # One of the scores' columns
     n_resamples:int=1000,    # Resamples of the patients
     seed:int=0               # Same seed, same patients
 ) -> pd.DataFrame:           # One row a finding and method: difference, low, high
     "Paired differences to one method, with 95 % intervals over patients."
     if reference not in scores: raise UserError(f'there is no method {reference!r}; there are {", ".join(scores)}.')
-    if measure not in LOCALISATION_MEASURES: raise UserError(f'measure is {measure!r}; expected one of {", ".join(LOCALISATION_MEASURES)}.')
+    if measure not in scores[reference]: raise UserError(f'measure is {measure!r}; expected one of {", ".join(scores[reference])}.')
     others = [name for name in scores if name != reference]
     values = np.stack([scores[name][measure].to_numpy() - scores[reference][measure].to_numpy() for name in others], axis=1)
     names, means, resamples = resampled_means(values, pairs.finding.to_numpy(), pairs.patient_id.to_numpy(), n_resamples, seed)
     low, high, _ = interval(resamples)
     index = pd.MultiIndex.from_product([names, others], names=['finding', 'method'])
     return pd.DataFrame({'difference': means.ravel(), 'low': low.ravel(), 'high': high.ravel()}, index=index).reset_index()
-
-# %% ../../nbs/api/evaluation/localisation.ipynb #16415b8f
-def box_patients(
-    boxes:pd.DataFrame,     # Column image
-    split:pd.DataFrame,     # image, patient_id, part
-    table:pd.DataFrame=None # Metadata with image and patient_id, for images that are not in the split
-) -> pd.DataFrame:          # The boxes with part ('not in the split') and patient (text)
-    "Whose images the boxes are on, and in which part."
-    known = boxes[['image']].merge(split[['image', 'patient_id', 'part']], on='image', how='left')
-    known['part'] = known.part.astype(object).where(known.part.notna(), 'not in the split')
-    outside, source = known.part.eq('not in the split'), boxes if table is None else table
-    if outside.any():
-        patients = source.drop_duplicates('image').set_index('image').patient_id if 'patient_id' in source else pd.Series(dtype=object)
-        known['patient_id'] = known.patient_id.astype(object).where(~outside, known.image.map(patients))
-    unknown = known.image[known.patient_id.isna()].unique()
-    if len(unknown): raise UserError(f'whose images these are is not known: {listed(unknown)}. They are not in the split, and a patient in training '
-                                     "may have other images: give table=, the data set's metadata with image and patient_id.")
-    return known.assign(patient=known.patient_id.map(patient_text))
-
-# %% ../../nbs/api/evaluation/localisation.ipynb #d0c4be01
-def check_boxes_unseen(
-    boxes:pd.DataFrame,      # Column image: the boxes to be scored
-    split:pd.DataFrame,      # Of the training run: image, patient_id, part
-    table:pd.DataFrame=None, # Metadata of the boxed images; needed if some are not in the split
-    allow_seen:bool=False    # True: only report
-) -> pd.DataFrame:           # One row a part: boxes, images, patients
-    "Count the boxed patients in each part of the split; refuse if any was used for training or for choosing the epoch."
-    known = box_patients(boxes, split, table)
-    learning = split[split.part.isin(['train', 'valid']) | split.part.str.startswith('fold')]
-    learning = learning.part.groupby(learning.patient_id.map(patient_text)).agg(lambda parts: sorted(set(parts)))
-    seen = known[known.patient.isin(learning.index)]
-    if len(seen) and not allow_seen:
-        where = ', '.join(sorted(set(sum(learning[seen.patient.unique()], []))))
-        raise UserError(f"{plural(seen.patient.nunique(), 'patient')} with boxes ({plural(seen.image.nunique(), 'image')}, for example {seen.image.iloc[0]}) are in the "
-            f"part {where} of the split. Boxes evaluate and never train: score only test patients, or split so that boxed patients are in test. "
-            "allow_seen=True reports it and goes on.")
-    return known.groupby('part').agg(boxes=('image', 'size'), images=('image', 'nunique'), patients=('patient', 'nunique'))
 
 # %% ../../nbs/api/evaluation/localisation.ipynb #b305cd7c
 REGIONS = {'lungs': ('Left Lung', 'Right Lung'), 'heart': ('Heart',), 'lungs and heart': ('Left Lung', 'Right Lung', 'Heart')}

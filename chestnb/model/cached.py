@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SHAPES_A_TRAINING', 'training_key', 'kept_training', 'train_into', 'cached_training']
 
-# %% ../../nbs/api/model/cached.ipynb #c98f5494
-import hashlib, importlib, json, re, shutil, time
+# %% ../../nbs/api/model/cached.ipynb #130f7223
+import ast, hashlib, importlib, json, re, shutil, time
 import pandas as pd
 from pathlib import Path
 from ..core.cache import cache_folder
@@ -19,7 +19,7 @@ from .fusion import FusionModel
 from .runs import load_model, run_record
 from .train import train_model
 
-# %% ../../nbs/api/model/cached.ipynb #3f2e7e57
+# %% ../../nbs/api/model/cached.ipynb #5c4eb66a
 SHAPES_A_TRAINING = ('data.augment', 'data.datablock', 'data.images', 'data.items', 'data.loaders', 'data.squares', 'model.attention', 'model.backbones',
                      'model.fusion', 'model.inputs', 'model.learner', 'model.losses', 'model.optimizer', 'model.weights')
 
@@ -31,11 +31,13 @@ def training_key(
     "Changes when anything changes that shapes a training."
     record = run_record(dataset, split, config)
     weights = config.model.get('weights')
-    code = [Path(importlib.import_module(f'chestnb.{name}').__file__) for name in SHAPES_A_TRAINING]
+    code = [ast.dump(ast.parse(Path(importlib.import_module(f'chestnb.{name}').__file__).read_text(encoding='utf-8'))) for name in SHAPES_A_TRAINING]
+    labels = dataset.targets(sorted(split.image)).astype(float)
     files = [path for name in (weights if isinstance(weights, list) else [weights]) if name and (path := Path(name)).is_file()]
     shaping = dict(config={name: value for name, value in record['config'].items() if name != 'num_workers'},
                    dataset={name: value for name, value in record['dataset'].items() if name != 'name'},
-                   split=record['split']['sha256'], versions=record['versions'], files=[sha256_of(path) for path in (*code, *files)])
+                   split=record['split']['sha256'], labels=hashlib.sha256(labels.tobytes()).hexdigest(), versions=record['versions'], code=hashlib.sha256(''.join(code).encode()).hexdigest(),
+                   files=[sha256_of(path) for path in files])
     return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()
 
 # %% ../../nbs/api/model/cached.ipynb #81343e17

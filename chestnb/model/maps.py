@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MAP_METHODS', 'finding_numbers', 'grid_maps', 'enlarge', 'grid_share', 'saliency_maps', 'map_loader', 'pair_maps',
-           'draw_map']
+           'pair_images', 'pair_logits', 'draw_map']
 
-# %% ../../nbs/api/model/maps.ipynb #aa793d8c
+# %% ../../nbs/api/model/maps.ipynb #775d88fc
 import numpy as np
 import pandas as pd
 import torch
@@ -19,6 +19,7 @@ from ..core.text import listed
 from ..data.dataset import ChestDataset
 from ..data.loaders import image_dataloader
 from .fusion import FusionModel
+from .layers import eval_mode
 from .saliency import attention_of, evidence_of, grad_cam, grad_cam_pp, layer_gradients
 
 # %% ../../nbs/api/model/maps.ipynb #df7146a2
@@ -123,6 +124,30 @@ def pair_maps(
         for own in saliency_maps(model, images, asked, method, layer, progress=False):
             for row in rows[next(left)]: made[row] = own[finding[row]]
     return np.stack(made)
+
+# %% ../../nbs/api/model/maps.ipynb #fa0fb426
+def pair_images(
+    model:FusionModel,    # From `train_model` or `load_model`
+    dataset:ChestDataset, # Where the images are
+    pairs:pd.DataFrame,   # Column image
+    image_size:int=None   # Pixels; None takes the size that the model was trained on
+) -> np.ndarray:          # float32 (n_pairs, S, S), grey in 0..1
+    "The image of each pair as the model sees it."
+    names = list(dict.fromkeys(pairs.image))
+    seen = np.concatenate([images.as_subclass(Tensor)[:, 0].numpy() for images, _ in map_loader(model, dataset, names, image_size)])
+    return seen[pairs.image.map({name: i for i, name in enumerate(names)})]
+
+
+def pair_logits(
+    model:FusionModel, # Any
+    images:np.ndarray, # (n, height, width), grey in 0..1
+    findings,          # (n,) names: which logit of each image
+    batch_size:int=64  # Images at a time
+) -> np.ndarray:       # float32 (n,)
+    "For each image, the logit of its own finding."
+    device, batches = next(model.parameters()).device, torch.tensor(np.asarray(images), dtype=torch.float32)[:, None].split(batch_size)
+    with eval_mode(model), torch.inference_mode(): logits = torch.cat([model(batch.to(device)).float() for batch in batches])
+    return logits[range(len(images)), [model.findings.index(finding) for finding in findings]].cpu().numpy()
 
 # %% ../../nbs/api/model/maps.ipynb #ce4810f9
 def draw_map(
