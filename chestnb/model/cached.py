@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHAPES_A_TRAINING', 'training_key', 'kept_training', 'train_into', 'cached_training']
 
-# %% ../../nbs/api/model/cached.ipynb #130f7223
+# %% ../../nbs/api/model/cached.ipynb #7adae040
 import ast, hashlib, importlib, json, re, shutil, time
 import pandas as pd
 from pathlib import Path
@@ -13,6 +13,7 @@ from ..core.cache import cache_folder
 from ..core.errors import UserError
 from ..core.files import kept_files, sha256_of, whole_folder, write_json
 from ..core.locks import file_lock
+from ..core.text import plural
 from ..data.dataset import ChestDataset
 from .config import TrainConfig
 from .fusion import FusionModel
@@ -65,7 +66,7 @@ def train_into(
         train_model(dataset, split, fresh, config, progress=progress)
         write_json(fresh/'trained.json', {'seconds': round(time.perf_counter() - started, 1)})
 
-# %% ../../nbs/api/model/cached.ipynb #84db035a
+# %% ../../nbs/api/model/cached.ipynb #653cf1a8
 def cached_training(
     dataset:ChestDataset,          # Images and labels
     split:pd.DataFrame,            # With the parts 'train' and 'valid'; by patient
@@ -80,9 +81,10 @@ def cached_training(
     except OSError as error: raise UserError(f'{folder.parent}: cannot be made ({error.strerror}). Name another folder for what the course keeps: '
                                              'the environment variable CHESTNB_CACHE.') from error
     with file_lock(folder.with_suffix('.lock'), f'the training of {name}', patience=3600):
-        model, how = kept_training(folder), 'from the cache, trained before'
+        model, how = kept_training(folder), 'from the cache'
         if model is None:
             train_into(folder, dataset, split, config, progress)
-            model, how = kept_training(folder), 'trained now'
-    print(f'{name}: {how} in {model.seconds:.0f} s, {len(model.history)} epochs')
+            model = kept_training(folder)
+            how = f'trained now in {model.seconds:.0f} s'
+    print(f'{name}: {how}, {plural(len(model.history), "epoch")}')
     return model

@@ -42,13 +42,13 @@ accuracy = nih.loc[is_official_test(nih), 'No Finding'].mean()
 
 # %% [check]
 assert accuracy is not Ellipsis, 'Replace the three dots by a number between 0 and 1.'
-assert abs(accuracy - .9483) > 1e-3, 'That is the accuracy on all images: choose the rows of the official test part.'
-assert abs(accuracy - .9562) > 1e-3, 'That is the accuracy on the training part. is_official_test is True for the test part.'
+assert abs(accuracy - .9483) > 5e-4, 'That is the accuracy on all images: choose the rows of the official test part.'
+assert abs(accuracy - .9555) > 5e-4, 'That is the accuracy on the training part. is_official_test is True for the test part.'
 assert abs(accuracy - .3853) > 1e-3, 'That is the share of images with no finding at all. Asked is the share of the 14 labels of each image that are 0.'
 assert abs(accuracy - (1 - nih.loc[is_official_test(nih), findings].to_numpy().mean())) < 1e-6, f'You have {accuracy:.4f}. Are there 14 columns, without No Finding?'
 
 # %% [markdown]
-# 92.1 %: lower, because the test part has more positives. The same model, another population, another accuracy, and nothing was learnt or lost.
+# 92.4 %: lower, because the test part has more positives. The same model, another population, another accuracy, and nothing was learnt or lost.
 
 # %% [markdown]
 # ## 2. A batch with a hernia
