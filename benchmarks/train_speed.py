@@ -13,8 +13,8 @@ from chestnb.data.split import patient_split
 from chestnb.model.runs import RunRecorder
 from chestnb.model.config import TrainConfig
 from chestnb.model.learner import group_rates, make_learner, training_loss
-from chestnb.model.fusion import FusionModel, fusion_parameter_groups
-from chestnb.model.optimizer import training_groups
+from chestnb.model.fusion import FusionModel
+from chestnb.model.optimizer import fusion_parameter_groups, training_groups
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import ParamScheduler, combined_cos
 

@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import chestnb.data.checks as data_checks
+import chestnb.data.cooccurrence as data_cooccurrence
 import chestnb.data.eda as data_eda
 import chestnb.data.followup as data_followup
 import chestnb.data.prevalence as data_prevalence
@@ -72,17 +74,17 @@ def test_imbalance(toy, nih):
 
 
 def test_labels_per_image(toy, nih):
-    assert data_eda.labels_per_image(toy)['images'].to_dict() == {0: 3, 1: 2, 2: 1}
+    assert data_cooccurrence.labels_per_image(toy)['images'].to_dict() == {0: 3, 1: 2, 2: 1}
     known = {0: 60361, 1: 91324 - 60361, 2: 14306, 3: 4856, 4: 1247, 5: 301, 6: 67, 7: 16, 8: 1, 9: 2}
-    per_image = data_eda.labels_per_image(nih)
+    per_image = data_cooccurrence.labels_per_image(nih)
     assert per_image['images'].to_dict() == known
     assert per_image['share'].sum() == pytest.approx(1)
 
 
 def test_cooccurrence(toy, nih):
-    pair = data_eda.cooccurrence(toy).set_index(['finding', 'other']).loc[('Effusion', 'Mass')]
+    pair = data_cooccurrence.cooccurrence(toy).set_index(['finding', 'other']).loc[('Effusion', 'Mass')]
     assert pair['observed'] == 1 and pair['expected'] == pytest.approx(4 / 6) and pair['ratio'] == pytest.approx(1.5)
-    pairs = data_eda.cooccurrence(nih)
+    pairs = data_cooccurrence.cooccurrence(nih)
     assert len(pairs) == 91
     real = pairs.set_index(['finding', 'other'])
     assert real.loc[('Pneumonia', 'Edema'), 'observed'] == 340
@@ -99,7 +101,7 @@ def test_cooccurrence_within_a_column_removes_its_effect():
     table['view_position'] = np.where(np.arange(len(table)) % 2, 'AP', 'PA')
     chance = np.where(table['view_position'] == 'AP', .3, .03)
     for name in ('Edema', 'Effusion'): table[name] = rng.random(len(table)) < chance
-    ratio = lambda within: data_eda.cooccurrence(table, within).set_index(['finding', 'other']).loc[('Effusion', 'Edema'), 'ratio']
+    ratio = lambda within: data_cooccurrence.cooccurrence(table, within).set_index(['finding', 'other']).loc[('Effusion', 'Edema'), 'ratio']
     assert ratio(None) > 1.5
     assert ratio('view_position') == pytest.approx(1, abs=.1)
 
@@ -221,7 +223,7 @@ def test_all_negative_accuracy(toy, nih):
 
 
 @pytest.mark.parametrize('call', [
-    data_eda.finding_table, data_eda.labels_per_image, data_eda.cooccurrence, data_followup.images_per_patient, data_followup.persistence,
+    data_eda.finding_table, data_cooccurrence.labels_per_image, data_cooccurrence.cooccurrence, data_followup.images_per_patient, data_followup.persistence,
     data_followup.after_first_label, data_eda.imbalance_ratio, data_eda.batches_without, data_eda.all_negative_accuracy,
     lambda table: data_prevalence.prevalence_by(table, 'sex'), lambda table: data_shift.split_shift(table, pd.Series(dtype=bool))])
 def test_bad_tables_are_named(call, toy):
@@ -235,7 +237,7 @@ def nameless(toy): return toy.assign(patient_id=np.nan)
 
 @pytest.mark.filterwarnings('error')
 @pytest.mark.parametrize('call', [
-    data_eda.check_patients, data_followup.images_per_patient, data_followup.consecutive_images, data_followup.persistence, data_followup.after_first_label,
+    data_checks.check_patients, data_followup.images_per_patient, data_followup.consecutive_images, data_followup.persistence, data_followup.after_first_label,
     lambda table: data_prevalence.prevalence_by(table, 'sex'), lambda table: data_followup.plot_images_per_patient(data_followup.images_per_patient(table))])
 def test_unknown_patients_are_refused(call, nameless, toy):
     with pytest.raises(UserError, match=r'patients of 6 of the 6 images are unknown.*`labels_per_image`'): call(nameless)
@@ -255,7 +257,7 @@ def test_unknown_patients_are_not_counted_as_none(nameless, toy):
     population = data_shift.population_shift(nameless, pd.Series([True, False] * 3))
     assert population.loc['images'].tolist() == [3, 3] and population.loc[['patients', 'images per patient']].isna().all().all()
     with pytest.raises(UserError, match='patient_id is empty for 6 of 6'): data_prevalence.prevalence_interval(toy['Mass'], nameless['patient_id'])
-    assert data_eda.labels_per_image(nameless)['images'].sum() == 6 and len(data_eda.cooccurrence(nameless)) == 91
+    assert data_cooccurrence.labels_per_image(nameless)['images'].sum() == 6 and len(data_cooccurrence.cooccurrence(nameless)) == 91
 
 
 def test_every_figure_draws_and_names_its_source(toy, nih):
@@ -263,8 +265,8 @@ def test_every_figure_draws_and_names_its_source(toy, nih):
     for table in toy_and_real:
         half = pd.Series(np.arange(len(table)) % 2 == 0, table.index)
         axes = [data_eda.plot_finding_counts(data_eda.finding_table(table), 'synthetic'),
-                data_eda.plot_labels_per_image(data_eda.labels_per_image(table), 'synthetic'),
-                data_eda.plot_cooccurrence(data_eda.cooccurrence(table), 'synthetic'),
+                data_cooccurrence.plot_labels_per_image(data_cooccurrence.labels_per_image(table), 'synthetic'),
+                data_cooccurrence.plot_cooccurrence(data_cooccurrence.cooccurrence(table), 'synthetic'),
                 data_prevalence.plot_prevalence(data_prevalence.prevalence_by(table, 'sex'), 'By sex', 'synthetic'),
                 data_followup.plot_images_per_patient(data_followup.images_per_patient(table), 'synthetic'),
                 data_followup.plot_persistence(data_followup.persistence(table), 'synthetic'),
@@ -301,10 +303,10 @@ def gaps():
 def test_unknown_labels_are_left_out_of_every_count(gaps):
     counts = data_eda.finding_table(gaps)
     assert counts.loc['Mass', ['images', 'patients', 'image_share', 'negatives_per_positive']].tolist() == [2, 1, .4, 1.5]
-    assert data_eda.labels_per_image(gaps)['images'].to_dict() == {0: 2, 1: 2, 2: 1}
+    assert data_cooccurrence.labels_per_image(gaps)['images'].to_dict() == {0: 2, 1: 2, 2: 1}
     assert data_eda.batches_without(gaps, 1)['Mass'] == pytest.approx(.6)
     assert data_eda.all_negative_accuracy(gaps) == pytest.approx(1 - 4 / (6 * 14 - 1))
-    pair = data_eda.cooccurrence(gaps).set_index(['finding', 'other']).loc[('Effusion', 'Mass')]
+    pair = data_cooccurrence.cooccurrence(gaps).set_index(['finding', 'other']).loc[('Effusion', 'Mass')]
     assert (pair['observed'], pair['expected']) == (1, pytest.approx(2 * 2 / 5))
     shift = data_shift.split_shift(gaps, pd.Series([True, False] * 3))
     assert shift.loc['Mass', ['train', 'test']].tolist() == [pytest.approx(1 / 3), .5]
@@ -315,7 +317,7 @@ def test_unknown_views_are_a_group_of_their_own_or_left_out(gaps):
     assert by_view['images'].to_dict() == {'AP': 1, 'PA': 3, 'unknown': 1}
     population = data_shift.population_shift(gaps, pd.Series([False] * 3 + [True] * 3))
     assert population.loc['AP views, %'].tolist() == [50, 0]
-    pairs = data_eda.cooccurrence(gaps.assign(Mass=1.), within='view_position').set_index(['finding', 'other'])
+    pairs = data_cooccurrence.cooccurrence(gaps.assign(Mass=1.), within='view_position').set_index(['finding', 'other'])
     assert pairs.loc[('Effusion', 'Mass'), 'observed'] == 2          # images without a view are counted, too
 
 
@@ -344,10 +346,10 @@ def test_own_findings_and_a_single_one(toy):
     own = toy.rename(columns={'Mass': 'Fracture'})[['patient_id', 'follow_up', 'Fracture', 'Effusion', 'No Finding']]
     own.attrs['findings'] = ('Fracture', 'Effusion')
     assert list(data_eda.finding_table(own).index) == ['No Finding', 'Fracture', 'Effusion']
-    assert data_eda.cooccurrence(own)[['finding', 'other', 'observed']].values.tolist() == [['Fracture', 'Effusion', 1]]
-    assert data_eda.plot_cooccurrence(data_eda.cooccurrence(own), minimum_expected=0).get_title().startswith('Fracture and Effusion')
+    assert data_cooccurrence.cooccurrence(own)[['finding', 'other', 'observed']].values.tolist() == [['Fracture', 'Effusion', 1]]
+    assert data_cooccurrence.plot_cooccurrence(data_cooccurrence.cooccurrence(own), minimum_expected=0).get_title().startswith('Fracture and Effusion')
     assert data_followup.persistence(own).loc['Fracture', 'persistence'] == .5
     single = own.drop(columns='Effusion')
     single.attrs['findings'] = ('Fracture',)
-    assert data_eda.imbalance_ratio(single) == 1 and len(data_eda.cooccurrence(single)) == 0
-    with pytest.raises(UserError, match='1 finding, expected two'): data_eda.plot_cooccurrence(data_eda.cooccurrence(single))
+    assert data_eda.imbalance_ratio(single) == 1 and len(data_cooccurrence.cooccurrence(single)) == 0
+    with pytest.raises(UserError, match='1 finding, expected two'): data_cooccurrence.plot_cooccurrence(data_cooccurrence.cooccurrence(single))

@@ -3,12 +3,13 @@ import os
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from chestnb.core.errors import ListedError, UserError
 from chestnb.core.text import listed
@@ -19,10 +20,12 @@ from chestnb.evaluation.intervals import (influence_on_difference, mean_influenc
     score_interval)
 from chestnb.evaluation.operating import threshold_table
 from chestnb.evaluation.predictions import COLUMNS, IMAGE, check_predictions, predictions_frame, read_predictions, write_predictions
+from chestnb.evaluation.forest import plot_forest
+from chestnb.evaluation.precision_recall import plot_precision_recall, precision_recall_points
 from chestnb.evaluation.results import save_evaluation
 from chestnb.evaluation.roc import plot_roc
 from chestnb.evaluation.scored import join, protocol_rows
-from chestnb.evaluation.scores import prevalence_baseline, readable_scores, score_note, score_table
+from chestnb.evaluation.scores import prevalence_baseline, readable_scores, score_note, score_table, top_errors
 
 
 def made_up(n_patients=40, per_patient=3, seed=0, prevalence=.25, first=1):
@@ -304,14 +307,45 @@ def test_models_are_compared_on_the_findings_that_both_know(data, scored):
 # -- figure and files
 
 def test_roc_figure(scored):
+    "The means, the three best, one line for the others, the three worst; the others are grey."
     ax = plot_roc(scored, note='a test').axes[0]
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
-    values = [float(label.split()[-2]) for label in labels[2:]]
-    assert len(labels) == 16 and labels[0].startswith('macro mean') and labels[1].startswith('micro mean')
-    assert values == sorted(values, reverse=True)
-    looks = {(line.get_color(), line.get_linestyle(), str(line._dash_pattern)) for line in ax.get_lines()}
-    assert len(looks) == 17
+    assert len(labels) == 9 and labels[0].startswith('macro mean') and labels[1].startswith('micro mean') and labels[5].startswith('8 others, ')
+    areas = score_table(scored)['auroc'].iloc[:14].sort_values(ascending=False)
+    named = [label.rsplit(' ', 2) for label in labels[2:5] + labels[6:]]
+    assert [name.replace(' ', '_') for name, _, _ in named] == [*areas.index[:3], *areas.index[-3:]]
+    assert [value for _, value, _ in named] == [f'{a:.3f}' for a in [*areas[:3], *areas[-3:]]]
+    assert labels[5] == f'8 others, {areas.iloc[10]:.3f} to {areas.iloc[3]:.3f}'
+    lines = ax.get_lines()
+    assert sum(line.get_color() == '0.78' for line in lines) == 8 and len({(line.get_color(), str(line._dash_pattern)) for line in lines}) == 10
     assert ax.get_xlabel() and ax.get_ylabel()
+
+
+def test_forest_figure(scored):
+    figure = plot_forest(score_table(scored), 'a test')
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert len(names) == 15 and names[-1] == 'macro mean' and all('patients)' in name for name in names[:-1])
+    assert 'a test' in figure.get_suptitle() and figure.axes[1].get_xscale() == 'log'
+
+
+def test_precision_recall_panels(scored):
+    figure = plot_precision_recall(scored, ['Mass', 'Edema'], 'a test')
+    assert [ax.get_title().split(':')[0] for ax in figure.axes] == ['Mass', 'Edema'] and 'a test' in figure.get_suptitle()
+    recall, precision = precision_recall_points(*scored.finding('Mass')[:2])
+    theirs = precision_recall_curve(*scored.finding('Mass')[:2])
+    np.testing.assert_allclose([precision, recall], [theirs[0][:-1][::-1], theirs[1][:-1][::-1]])
+    assert recall[-1] == 1 and precision[-1] == pytest.approx(scored.finding('Mass')[0].mean())
+
+
+def test_top_errors_are_the_worst_one_of_each_patient(scored):
+    errors = top_errors(scored, 'Mass', 3)
+    target, score, patients = scored.finding('Mass')
+    assert errors['error'].tolist() == ['false positive']*3 + ['missed']*3 and errors.groupby('error')['patient'].nunique().eq(3).all()
+    assert errors['score'].iloc[0] == score[~target].max() and errors['score'].iloc[3] == score[target].min()
+    assert errors['score'][:3].is_monotonic_decreasing and errors['score'][3:].is_monotonic_increasing
+    unknown = replace(scored, patients=np.full(len(scored), np.nan))
+    assert len(top_errors(unknown, 'Mass', 4)) == 8
+    with pytest.raises(UserError, match="'Tumour'"): top_errors(scored, 'Tumour')
 
 
 def test_saved_evaluation(scored, tmp_path):

@@ -10,7 +10,9 @@ from chestnb.model.choices import ATTENTIONS, LOSSES
 from chestnb.model.losses import Asymmetric, BCE, Focal, make_loss
 from chestnb.model.config import REFERENCE_FUSION, SMALL_FUSION
 from chestnb.model.backbones import Branch
-from chestnb.model.fusion import FusionModel, align_grids, branch_config, fusion_parameter_groups, set_prior
+from chestnb.model.base import set_prior
+from chestnb.model.fusion import FusionModel, align_grids, branch_config
+from chestnb.model.optimizer import fusion_parameter_groups
 from chestnb.model.drawing import draw_architecture, layer_table
 
 ALL = ATTENTIONS + ('none',)

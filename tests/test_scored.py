@@ -10,6 +10,7 @@ from chestnb.evaluation.metrics import auroc
 from chestnb.evaluation.operating import threshold_table
 from chestnb.evaluation.predictions import IMAGE, predictions_frame
 from chestnb.evaluation.recognition import recognise_columns
+from chestnb.evaluation.forest import plot_forest
 from chestnb.evaluation.roc import plot_roc
 from chestnb.evaluation.scored import PROTOCOLS, Scored, join, protocol_rows
 from chestnb.evaluation.scores import readable_scores, score_note, score_table
@@ -104,9 +105,9 @@ def test_findings_without_labels_do_not_lift_the_micro_mean(data):
 def test_other_findings_and_more_than_fourteen():
     names = tuple(f'Finding {i}' for i in range(20))
     scored = join(*made_up(names)[::-1])
-    assert scored.findings == names and len(plot_roc(scored).axes[0].get_legend().get_texts()) == 22
-    lines = plot_roc(scored).axes[0].get_lines()
-    assert len({(line.get_color(), str(line._dash_pattern)) for line in lines}) == 23
+    assert scored.findings == names and len(plot_roc(scored).axes[0].get_legend().get_texts()) == 9
+    assert sum(line.get_color() == '0.78' for line in plot_roc(scored).axes[0].get_lines()) == 14
+    assert len(plot_forest(score_table(scored)).axes[0].get_yticklabels()) == 21
 
 
 def test_only_common_findings_are_scored_and_the_others_said(data):

@@ -19,7 +19,8 @@ from chestnb.data.nih import nih_metadata
 from chestnb.evaluation.predictions import predictions_frame, read_predictions
 from chestnb.evaluation.scored import join
 from chestnb.evaluation.scores import score_table
-from chestnb.evaluation.shortcuts import MODEL, SHORTCUTS, plot_shortcuts, shortcut_features, shortcut_note, shortcut_predictions, shortcut_table
+from chestnb.evaluation.shortcut_tables import MODEL, SHORTCUTS, plot_shortcuts, shortcut_note, shortcut_table
+from chestnb.evaluation.shortcuts import shortcut_features, shortcut_predictions
 from chestnb.evaluation.simulation import known_probabilities, simulated_predictions
 from chestnb.evaluation.subgroups import (ANY, EVERYONE, NOT_KNOWN, SUBGROUP_MEASURES, age_groups, first_or_later, named_groups, outcomes,
     patients_with, plot_subgroups, readable_subgroups, subgroup_columns, subgroup_note, subgroup_table, threshold_array)

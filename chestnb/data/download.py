@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['BLOCK', 'HOPELESS', 'TIMEOUTS', 'KEPT', 'FRUITLESS_TRIES', 'FIRST_TRIES', 'FIRST_WAIT', 'LONGEST_WAIT', 'WRONG_TRIES',
-           'RemoteFile', 'bytes_of', 'append_block', 'md5_of', 'request_headers', 'Interrupted', 'retry_after',
-           'refuse_status', 'body_start', 'Stopped', 'advance', 'receive', 'FetchRecord', 'fingerprint', 'fetch_once',
-           'throw_away', 'nothing_left', 'system_error', 'cannot_connect', 'why_broken', 'arrived_text', 'Unreached',
-           'patience', 'give_up', 'repeating', 'complete', 'fetch_file', 'settle']
+           'RemoteFile', 'bytes_of', 'append_block', 'checksum_of', 'md5_of', 'request_headers', 'Interrupted',
+           'retry_after', 'refuse_status', 'body_start', 'Stopped', 'advance', 'receive', 'FetchRecord', 'fingerprint',
+           'fetch_once', 'throw_away', 'nothing_left', 'system_error', 'cannot_connect', 'why_broken', 'arrived_text',
+           'Unreached', 'patience', 'give_up', 'repeating', 'complete', 'fetch_file', 'settle']
 
 # %% ../../nbs/api/data/download.ipynb #0d9edd2b
 import hashlib, json, os, re, socket, sys, threading
@@ -21,7 +21,7 @@ from ..core.files import sync_files, write_json
 from ..core.text import listed
 from .nih import NIH_LINK
 
-# %% ../../nbs/api/data/download.ipynb #a6000007
+# %% ../../nbs/api/data/download.ipynb #5366573a
 @dataclass(frozen=True)
 class RemoteFile:
     "A file that somebody serves, and how to know that it has arrived."
@@ -30,8 +30,14 @@ class RemoteFile:
     md5:str               # Checksum, 32 hexadecimal digits
     n_bytes:int|None=None # Size; None if nobody said
     n_images:int=0        # How many images are in it
+    sha256:str=''         # Checksum, 64 hexadecimal digits; where it is given, it counts instead of the MD5
 
-# %% ../../nbs/api/data/download.ipynb #e64c037d
+    @property
+    def checksum(self) -> str:
+        "The checksum that counts."
+        return self.sha256 or self.md5
+
+# %% ../../nbs/api/data/download.ipynb #65b55db4
 BLOCK = 2**17   # Bytes that are received, hashed and written at a time
 
 def bytes_of(
@@ -48,16 +54,23 @@ def append_block(
     view = memoryview(block)
     while view: view = view[file.write(view):]
 
-def md5_of(
-    path:Path # An existing file
-) -> str:     # 32 hexadecimal digits
-    "The MD5 of a file, with a progress bar if it takes long."
-    digest = hashlib.md5(usedforsecurity=False)
+def checksum_of(
+    path:Path, # An existing file
+    like:str   # A checksum: 64 digits are a SHA-256, 32 an MD5
+) -> str:      # Hexadecimal digits
+    "The checksum of a file, of the same kind as another one, with a progress bar if it takes long."
+    digest = hashlib.sha256() if len(like) == 64 else hashlib.md5(usedforsecurity=False)
     with open(path, 'rb') as file, tqdm(total=path.stat().st_size, unit='B', unit_scale=True, desc=f'checking {path.name}', leave=False, delay=2) as bar:
         while block := file.read(BLOCK):
             digest.update(block)
             bar.update(len(block))
     return digest.hexdigest()
+
+def md5_of(
+    path:Path # An existing file
+) -> str:     # 32 hexadecimal digits
+    "The MD5 of a file."
+    return checksum_of(path, '0'*32)
 
 # %% ../../nbs/api/data/download.ipynb #a600001c
 def request_headers(
@@ -173,23 +186,23 @@ class FetchRecord:
             self.content[topic] = {key: entry for key, entry in entries.items() if entry is not None}
             write_json(self.path, self.content)
 
-# %% ../../nbs/api/data/download.ipynb #a6000026
+# %% ../../nbs/api/data/download.ipynb #6480dfe5
 def fingerprint(
-    path:Path,  # An existing file
-    md5:str     # The checksum that it was found to have
-) -> list:      # [md5, size, time of change in ns]
+    path:Path,   # An existing file
+    checksum:str # The checksum that it was found to have
+) -> list:      # [checksum, size, time of change in ns]
     "What a verified file is recognised by."
-    return [md5, path.stat().st_size, path.stat().st_mtime_ns]
+    return [checksum, path.stat().st_size, path.stat().st_mtime_ns]
 
 @patch
 def is_verified(self:FetchRecord,
-    path:Path,  # An existing file
-    md5:str     # The checksum that it shall have
+    path:Path,   # An existing file
+    checksum:str # The checksum that it shall have, MD5 or SHA-256
 ) -> bool:      # True if it has it; the file is read only if the record cannot tell
     "Does a file have this checksum?"
-    if self.get('verified', path.name) == fingerprint(path, md5): return True
-    if md5_of(path) != md5: return False
-    self.set('verified', path.name, fingerprint(path, md5))
+    if self.get('verified', path.name) == fingerprint(path, checksum): return True
+    if checksum_of(path, checksum) != checksum: return False
+    self.set('verified', path.name, fingerprint(path, checksum))
     return True
 
 # %% ../../nbs/api/data/download.ipynb #a6000029
@@ -348,7 +361,7 @@ def complete(session, remote, partial, record, stop, bars):
         done = repeating(remote, partial, record, stop, bars)(attempt)
         furthest = max(furthest, bytes_of(partial))
 
-# %% ../../nbs/api/data/download.ipynb #a600002e
+# %% ../../nbs/api/data/download.ipynb #b97b4354
 WRONG_TRIES = 3           # Complete files in a row with a wrong checksum
 
 def fetch_file(
@@ -367,17 +380,17 @@ def fetch_file(
         with requests.Session() as session:
             for _ in range(WRONG_TRIES):
                 complete(session, remote, partial, record, stop, bars)
-                if md5_of(partial) == remote.md5: return settle(partial, path, remote, record)
+                if checksum_of(partial, remote.checksum) == remote.checksum: return settle(partial, path, remote, record)
                 throw_away(partial, bars)
     finally:
         if not bytes_of(partial): partial.unlink(missing_ok=True)   # nothing has arrived: leave nothing
-    raise UserError(f'{remote.name}: {WRONG_TRIES} times the server sent bytes whose MD5 is not {remote.md5}, so they were thrown away. '
+    raise UserError(f'{remote.name}: {WRONG_TRIES} times the server sent bytes whose {"SHA-256" if remote.sha256 else "MD5"} is not {remote.checksum}, so they were thrown away. '
                     f'The file behind {remote.url} is another one: compare with the data set page, or try again later.')
 
 def settle(partial, path, remote, record):
     "Give a file that is right its name, for good."
     sync_files([partial])
     os.replace(partial, path)
-    record.set('verified', remote.name, fingerprint(path, remote.md5))
+    record.set('verified', remote.name, fingerprint(path, remote.checksum))
     record.set('etag', remote.name, None)
     return path

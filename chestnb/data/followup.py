@@ -10,10 +10,10 @@ __all__ = ['images_per_patient', 'plot_images_per_patient', 'in_known_order', 'c
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from ..core.drawing import BLUE, ORANGE
+from ..core.drawing import BLUE, ORANGE, titled
 from ..core.errors import UserError
 from ..core.text import plural
-from .eda import check_patients, titled
+from .checks import check_patients
 from .findings import classes_of, findings_of, NO_FINDING
 from .prevalence import prevalence_interval
 

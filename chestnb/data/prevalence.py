@@ -12,9 +12,9 @@ import pandas as pd
 from itertools import cycle
 from statistics import NormalDist
 from matplotlib.ticker import LogLocator, NullFormatter
-from ..core.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE
+from ..core.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, titled
 from ..core.errors import UserError
-from .eda import check_patients, titled
+from .checks import check_patients
 from .findings import findings_of
 
 # %% ../../nbs/api/data/prevalence.ipynb #6e8b3adf
@@ -83,12 +83,14 @@ def plot_prevalence(
     note: str = '',           # data source for the title
     ax: plt.Axes = None,      # where to draw; a new figure if None
 ) -> plt.Axes:                # the axes drawn on
-    "Prevalence of every finding by group, with intervals, on a logarithmic axis"
-    ax = ax or plt.subplots(figsize=(8, 5.4), layout='constrained')[1]
-    by = prevalence.columns[0]
-    order = prevalence.groupby('finding')['prevalence'].mean().sort_values().index
-    groups = list(prevalence[by].unique())
-    offsets = np.linspace(.24, -.24, len(groups)) if len(groups) > 1 else [0]
+    "Prevalence of every finding by group, with intervals, on a logarithmic axis; two groups make dumbbells, ordered by their ratio"
+    by, shares = prevalence.columns[0], prevalence.pivot(index='finding', columns=prevalence.columns[0], values='prevalence')
+    groups, two = list(prevalence[by].unique()), shares.shape[1] == 2
+    ax = ax or plt.subplots(figsize=(8, 1.4 + .29*len(shares)*max(1, len(groups)/3)), layout='constrained')[1]
+    shares = shares.where(shares > 0)
+    order = (shares[groups[0]]/shares[groups[1]] if two else shares.mean(axis=1)).sort_values(na_position='first').index
+    offsets = [0, 0] if two else np.linspace(.24, -.24, len(groups)) if len(groups) > 1 else [0]
+    if two: ax.hlines(range(len(order)), shares.loc[order].min(axis=1)*100, shares.loc[order].max(axis=1)*100, color='#bbbbbb', lw=3, zorder=0)
     shown = prevalence[prevalence['positives'] > 0]
     for group, offset, colour in zip(groups, offsets, cycle([BLUE, ORANGE, GREEN, PURPLE, GREY, 'black'])):
         part = shown[shown[by] == group]

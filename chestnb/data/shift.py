@@ -9,9 +9,9 @@ __all__ = ['split_shift', 'population_shift', 'plot_split_shift']
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from ..core.drawing import BLUE, ORANGE
+from ..core.drawing import BLUE, ORANGE, titled
 from ..core.errors import UserError
-from .eda import check_labels, titled
+from .checks import check_labels
 from .findings import classes_of, findings_of
 from .prevalence import percent_axis
 

@@ -16,7 +16,8 @@ from ..data.nih import label_release
 from .intervals import influence_on_difference, mean_influence, score_influence, student_interval, score_interval
 from .resampling import delong, difference_test, holm, MEANS
 from .scored import how_made, Scored
-from .scores import counts, point_scores
+from .counts import counts
+from .scores import point_scores
 
 # %% ../../nbs/api/evaluation/comparison.ipynb #8abe795e
 def refuse_other_images(first: Scored,  # The reference

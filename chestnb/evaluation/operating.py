@@ -14,7 +14,7 @@ from ..data.findings import FINDINGS, findings_of
 from .intervals import mean_influence, operating_influence, score_interval
 from .resampling import MEANS, OPERATING, operating_scores
 from .scored import how_made, Scored
-from .scores import counts
+from .counts import counts
 
 # %% ../../nbs/api/evaluation/operating.ipynb #9ccaad87
 def threshold_values(thresholds,                 # Finding -> number from 0 to 1 (dictionary or Series), or one number for all

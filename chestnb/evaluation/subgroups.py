@@ -11,6 +11,7 @@ __all__ = ['AGE_EDGES', 'NOT_KNOWN', 'MOST_GROUPS', 'SUBGROUPS', 'ANY', 'SUBGROU
 # %% ../../nbs/api/evaluation/subgroups.ipynb #8dd7a96a
 import numpy as np
 import pandas as pd
+from textwrap import fill
 from tqdm import tqdm
 from ..core.errors import UserError
 from ..core.text import interval_text, listed, plural
@@ -312,12 +313,13 @@ def group_label(row, # Of `subgroup_table`
     plain = row['column'] in ('view_position', 'follow_up') and row['group'] != NOT_KNOWN
     return row['group'] if plain else f'{row["column"].replace("_", " ")} {row["group"]}'
 
-def _forest_title(rows, name, finding):
+def _forest_title(rows, name, finding, differences=False):
     "What a forest plot found, in words; small groups cannot win"
     words, mean = MEASURE_NAMES[name], finding == 'macro' # over other findings in each group: only the difference from the rest compares like with like
-    name, form = (f'{name}_difference', '+.3f') if mean else (name, '.3f')
+    name, form = (f'{name}_difference', '+.3f') if mean or differences else (name, '.3f')
     ranked = rows[(rows['column'] != EVERYONE) & ~rows['small'] & rows[name].notna()].sort_values(name)
     what = f'Mean {words} minus that of all other images' if mean else f'{words[0].upper() + words[1:]} of {finding.replace("_", " ")}'
+    if differences and not mean: what += ' minus that of all other images'
     if len(ranked) < 2: return f'{what}: no two groups are large enough to compare'
     low, high = ranked.iloc[0], ranked.iloc[-1]
     return f'{what}: lowest for {group_label(low)} ({low[name]:{form}}), highest for {group_label(high)} ({high[name]:{form}})'
@@ -352,21 +354,28 @@ def plot_subgroups(subgroups: pd.DataFrame, # From `subgroup_table`
                    finding: str = 'macro',  # 'macro', `ANY` or a finding
                    measure: str = 'auroc',  # One of `SUBGROUP_MEASURES`
                    note: str = '',          # Added to the title's second line, such as the model's name
+                   differences_only: bool = False, # Leave out the groups' own values, which are not of the same findings or patients
                   ): # matplotlib Figure
     "Forest plot: the measure of each group with its interval, and its difference from the rest"
     import matplotlib.pyplot as plt
     rows = _chosen(subgroups, finding, measure)
+    if differences_only: rows = rows[rows['column'] != EVERYONE].reset_index(drop=True)
     places = np.arange(len(rows)) + .6*(rows['column'] != rows['column'].shift()).cumsum().to_numpy()
-    fig, axes = plt.subplots(1, 2, figsize=(10, 1.8 + .31*len(rows)), layout='constrained', sharey=True)
-    for ax, name, line in zip(axes, (measure, f'{measure}_difference'), (np.nan if finding == 'macro' else rows[measure].iloc[0], 0)):
+    panels = {measure: np.nan if finding == 'macro' or differences_only else rows[measure].iloc[0], f'{measure}_difference': 0}
+    if differences_only: panels.pop(measure)
+    fig, axes = plt.subplots(1, len(panels), figsize=(4 + 3*len(panels), 1.8 + .31*len(rows)), layout='constrained', sharey=True, squeeze=False)
+    axes = axes[0]
+    for ax, (name, line) in zip(axes, panels.items()):
         if np.isfinite(line): ax.axvline(line, color='0.7', lw=1, zorder=0)
         _forest(ax, rows, places, name)
     over = '\n(mean over the findings with enough patients in group and rest)' if finding == 'macro' else ''
     labels = [f'{group_label(row)} ({row["images"]:,} images, {row["positive_patients"]:,} positive)' for _, row in rows.iterrows()]
     axes[0].set(yticks=places, yticklabels=labels, xlabel=f'{MEASURE_NAMES[measure]} with 95 % interval{over}', ylim=(places[-1] + .7, places[0] - .7),
                 ylabel='group (its images, its positive patients)')
-    axes[1].set(xlabel='difference from all other images')
-    fig.suptitle(_forest_title(rows, measure, finding) + f'\n{subgroups.attrs["data"]}{", " + note if note else ""}'
-                 '; hollow: small group, whose interval may end beyond the edge', fontsize=11)
+    axes[-1].set(xlabel=f'{MEASURE_NAMES[measure]} minus that of all other images{over}' if differences_only else 'difference from all other images')
+    hollow = '; hollow: small group, whose interval may end beyond the edge' if (rows['small'] & rows[list(panels)[-1]].notna()).any() else ''
+    data = f'{subgroups.attrs["data"]}{", " + note if note else ""}{hollow}'
+    wide = 78 if differences_only else 200
+    fig.suptitle(fill(_forest_title(rows, measure, finding, differences_only), wide) + '\n' + fill(data, wide), fontsize=11)
     plt.close(fig)
     return fig

@@ -5,21 +5,22 @@
 # %% auto #0
 __all__ = ['SHAPES_A_TRAINING', 'training_key', 'kept_training', 'train_into', 'cached_training']
 
-# %% ../../nbs/api/model/cached.ipynb #c98f5494
-import hashlib, importlib, json, re, shutil, time
+# %% ../../nbs/api/model/cached.ipynb #7adae040
+import ast, hashlib, importlib, json, re, shutil, time
 import pandas as pd
 from pathlib import Path
 from ..core.cache import cache_folder
 from ..core.errors import UserError
 from ..core.files import kept_files, sha256_of, whole_folder, write_json
 from ..core.locks import file_lock
+from ..core.text import plural
 from ..data.dataset import ChestDataset
 from .config import TrainConfig
 from .fusion import FusionModel
 from .runs import load_model, run_record
 from .train import train_model
 
-# %% ../../nbs/api/model/cached.ipynb #3f2e7e57
+# %% ../../nbs/api/model/cached.ipynb #5c4eb66a
 SHAPES_A_TRAINING = ('data.augment', 'data.datablock', 'data.images', 'data.items', 'data.loaders', 'data.squares', 'model.attention', 'model.backbones',
                      'model.fusion', 'model.inputs', 'model.learner', 'model.losses', 'model.optimizer', 'model.weights')
 
@@ -31,11 +32,13 @@ def training_key(
     "Changes when anything changes that shapes a training."
     record = run_record(dataset, split, config)
     weights = config.model.get('weights')
-    code = [Path(importlib.import_module(f'chestnb.{name}').__file__) for name in SHAPES_A_TRAINING]
+    code = [ast.dump(ast.parse(Path(importlib.import_module(f'chestnb.{name}').__file__).read_text(encoding='utf-8'))) for name in SHAPES_A_TRAINING]
+    labels = dataset.targets(sorted(split.image)).astype(float)
     files = [path for name in (weights if isinstance(weights, list) else [weights]) if name and (path := Path(name)).is_file()]
     shaping = dict(config={name: value for name, value in record['config'].items() if name != 'num_workers'},
                    dataset={name: value for name, value in record['dataset'].items() if name != 'name'},
-                   split=record['split']['sha256'], versions=record['versions'], files=[sha256_of(path) for path in (*code, *files)])
+                   split=record['split']['sha256'], labels=hashlib.sha256(labels.tobytes()).hexdigest(), versions=record['versions'], code=hashlib.sha256(''.join(code).encode()).hexdigest(),
+                   files=[sha256_of(path) for path in files])
     return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()
 
 # %% ../../nbs/api/model/cached.ipynb #81343e17
@@ -63,7 +66,7 @@ def train_into(
         train_model(dataset, split, fresh, config, progress=progress)
         write_json(fresh/'trained.json', {'seconds': round(time.perf_counter() - started, 1)})
 
-# %% ../../nbs/api/model/cached.ipynb #84db035a
+# %% ../../nbs/api/model/cached.ipynb #653cf1a8
 def cached_training(
     dataset:ChestDataset,          # Images and labels
     split:pd.DataFrame,            # With the parts 'train' and 'valid'; by patient
@@ -78,9 +81,10 @@ def cached_training(
     except OSError as error: raise UserError(f'{folder.parent}: cannot be made ({error.strerror}). Name another folder for what the course keeps: '
                                              'the environment variable CHESTNB_CACHE.') from error
     with file_lock(folder.with_suffix('.lock'), f'the training of {name}', patience=3600):
-        model, how = kept_training(folder), 'from the cache, trained before'
+        model, how = kept_training(folder), 'from the cache'
         if model is None:
             train_into(folder, dataset, split, config, progress)
-            model, how = kept_training(folder), 'trained now'
-    print(f'{name}: {how} in {model.seconds:.0f} s, {len(model.history)} epochs')
+            model = kept_training(folder)
+            how = f'trained now in {model.seconds:.0f} s'
+    print(f'{name}: {how}, {plural(len(model.history), "epoch")}')
     return model

@@ -11,7 +11,7 @@ from fastai.callback.core import Callback
 from fastcore.imports import in_notebook
 from tqdm import tqdm
 
-# %% ../../nbs/api/model/progress.ipynb #77f2f7d4
+# %% ../../nbs/api/model/progress.ipynb #b170bdb3
 def batch_bar(
     total:int,         # Batches
     text:str,          # What is done
@@ -19,7 +19,7 @@ def batch_bar(
 ) -> tqdm:
     "A progress bar over batches, where somebody is there to look at it."
     shown = progress and (in_notebook() or sys.stderr.isatty())
-    return tqdm(total=total, desc=text, disable=not shown, delay=2, leave=False, unit='batch')
+    return tqdm(total=total, desc=text, disable=not shown, delay=2, mininterval=1, leave=False, unit='batch')
 
 class ProgressBar(Callback):
     "One bar over all batches of the run."

@@ -9,7 +9,7 @@ __all__ = ['GROUP_COLUMNS', 'AVERAGED', 'MEAN_NOTE', 'CORRECTED_NOTE', 'RATE_NOT
 # %% ../../../nbs/api/evaluation/report/groups.ipynb #e2e4eda7
 from .document import Report
 from .study import Study
-from ..shortcuts import MODEL, plot_shortcuts, shortcut_note, shortcut_table, SHORTCUTS
+from ..shortcut_tables import MODEL, plot_shortcuts, shortcut_note, shortcut_table, SHORTCUTS
 from ..subgroups import ANY, group_label, plot_subgroups, subgroup_note, subgroup_table
 
 # %% ../../../nbs/api/evaluation/report/groups.ipynb #44ce195d

@@ -6,20 +6,22 @@
 __all__ = ['KNOWLEDGE', 'PART_COLUMNS', 'PREVALENCE_COLUMNS', 'FEW_PATIENTS', 'SCORE_COLUMNS', 'UNIT_COLUMNS', 'known_share',
            'describe_part', 'prevalence_columns', 'prevalence_table', 'unknown_text', 'section_evaluated',
            'split_facts', 'section_discrimination', 'add_interval_units', 'curve_points', 'roc_frame', 'rankable',
-           'plot_precision_recall', 'add_curves']
+           'add_curves']
 
-# %% ../../../nbs/api/evaluation/report/scores.ipynb #008aa95c
+# %% ../../../nbs/api/evaluation/report/scores.ipynb #948dd425
 import numpy as np
 import pandas as pd
 from ...core.text import listed
 from ...data.findings import FINDINGS, NO_FINDING
 from ...data.nih import is_official_test
-from ..metrics import average_precision, roc_points
-from .document import cell_text, new_figure, Report
+from ..metrics import roc_points
+from ..precision_recall import plot_precision_recall
+from .document import cell_text, Report
 from .study import official_part, official_text, Study
-from ..roc import COLOURS, plot_roc
+from ..roc import plot_roc
 from ..scored import Scored
-from ..scores import counts, score_note, score_table
+from ..counts import counts
+from ..scores import score_note, score_table
 
 # %% ../../../nbs/api/evaluation/report/scores.ipynb #3d6613a9
 KNOWLEDGE = {'sex': 'sex', 'view': 'view_position', 'age': 'age', 'follow-up': 'follow_up'}
@@ -179,28 +181,7 @@ def rankable(
     patients = {finding: len(np.unique(scored.units()[scored.known(finding)][scored.finding(finding)[0]])) for finding in findings}
     return [finding for finding, n in patients.items() if n >= FEW_PATIENTS] or list(findings)
 
-# %% ../../../nbs/api/evaluation/report/scores.ipynb #082ff0f2
-def plot_precision_recall(
-    scored:Scored,      # Predictions and labels
-    points:pd.DataFrame # From `roc_frame`, of one finding at least
-):                      # matplotlib Figure
-    "Precision against sensitivity, one small panel a finding, with the prevalence as the line of guessing."
-    findings = list(points['finding'].unique())
-    figure, axes = new_figure(len(findings), 2.15, 2.1, most=5, least=5.5)
-    for ax, finding in zip(axes, findings):
-        curve, prevalence = points[points['finding'] == finding], scored.finding(finding)[0].mean()
-        ax.plot(curve['sensitivity'], curve['precision'], color=COLOURS[0], lw=1.5)
-        ax.axhline(prevalence, color='0.45', lw=1, ls=':')
-        ax.set(xlim=(-.03, 1.03), ylim=(-.03, 1.05), xticks=[0, .5, 1], yticks=[0, .5, 1])
-        ax.set_title(f'{finding.replace("_", " ")} ({prevalence:.1%})', fontsize=9)
-    figure.supxlabel('Sensitivity (recall)', fontsize=10)
-    figure.supylabel('Precision (PPV)', fontsize=10)
-    values = {f: average_precision(*scored.finding(f)[:2]) for f in rankable(scored, findings)}
-    said = [f'{place} {f.replace("_", " ")} ({values[f]:.2f})' for place, f in (('highest for', max(values, key=values.get)), ('lowest for', min(values, key=values.get)))]
-    figure.suptitle(f'Average precision: {", ".join(said[:len(values)])}; dotted: the prevalence\n{scored.note}', fontsize=10.5)
-    return figure
-
-# %% ../../../nbs/api/evaluation/report/scores.ipynb #ce5c0b90
+# %% ../../../nbs/api/evaluation/report/scores.ipynb #80e5da2f
 def add_curves(
     report:Report, # Gets the figures and their points
     study:Study    # What is evaluated
@@ -212,6 +193,6 @@ def add_curves(
     if not len(each): return
     n, each = len(each), each[rankable(scored, each.index)]
     said = f'best {each.idxmax()} ({each.max():.3f}), worst {each.idxmin()} ({each.min():.3f})'
-    report.add_figure('roc', plot_roc(scored, study.name), f'ROC curves, best AUROC first (findings: {n}).', f'ROC curves with their means, findings: {n}; {said}.')
-    report.add_figure('precision_recall', plot_precision_recall(scored, points), 'Precision-recall curves; the dotted line is the prevalence, which guessing reaches.',
+    report.add_figure('roc', plot_roc(scored, study.name), f'ROC curves of {n} findings: the macro mean in bold, the three best and the three worst by name, the others grey.', f'ROC curves with their means, findings: {n}; {said}.')
+    report.add_figure('precision_recall', plot_precision_recall(scored, note=study.name), 'Precision-recall curves; the dotted line is the prevalence, which guessing reaches.',
                       f'Small panels, findings: {n}: precision against sensitivity, falling towards the prevalence.')
