@@ -43,6 +43,7 @@ def encoding_of(
     zeros = content[:4:2], content[1:4:2]
     return {(b'\0\0', False): 'utf-16-be', (False, b'\0\0'): 'utf-16-le'}.get(tuple(z == b'\0\0' and z for z in zeros), 'utf-8-sig')
 
+# %% ../../nbs/api/data/rows.ipynb #755b4c61
 def open_text(
     path:str|Path # A text file; packed with gzip, zip, bz2 or xz, too
 ) -> str:         # Its whole text
