@@ -1046,6 +1046,22 @@ def test_marks_of_a_finding_in_other_words(tmp_path, yes, no, unsure):
 def test_ages_with_their_unit_in_words(said, age): assert data_tables.parse_age(said) == age
 
 
+@pytest.mark.parametrize('said, age', [('58y', 58), ('58 ans', 58), ('58 Jahre', 58), ('58 años', 58), ('58 anni', 58), ('58-year-old', 58), ('58 years old', 58), ('58 y.o.', 58), ('58 y/o', 58), ('58,5', 58.5),
+                                       ('6 mois', .5), ('6 Monate', .5), ('6 mês', .5), ('1 year 6 months', 1.5), ('2y6m', 2.5), ('58Y ', 58)])
+def test_ages_as_people_type_them(said, age): assert data_tables.parse_age(said) == pytest.approx(age)
+
+
+@pytest.mark.parametrize('said, age', [('90+', 90), ('90 +', 90), ('90+ years', 90), ('90Y+', 90), ('>89', 90), ('> 89 y', 90), ('≥90', 90), ('>=90', 90), ('90 or older', 90), ('90 and over', 90), ('89+', 89)])
+def test_open_ended_ages_are_the_youngest_that_they_allow(said, age): assert data_tables.parse_age(said) == age
+
+
+@pytest.mark.parametrize('said', ['40-49', '~58', '<1', '58 J', '58F', '1966-11-24', '11/24/1966', '>89+', '>89.5', '+90', '-5', 'adult', '58 years 2 years', '1,234', '58 %'])
+def test_ages_that_leave_a_choice_are_refused_with_row_and_remedy(tmp_path, said):
+    (tmp_path/'data.csv').write_text(f'Image Index,Finding Labels,Patient ID,Patient Age\na.png,Mass,1,58\nb.png,Mass,1,"{said}"\n')
+    told = message(lambda: data_tables.read_metadata(tmp_path/'data.csv'))
+    assert f"row 3: column 'Patient Age': {said!r} is not an age" in told and 'Write years (58, 90+)' in told
+
+
 @pytest.mark.parametrize('header, row, name', [
     ('ImageID,ImageDir,StudyDate_DICOM,PatientID,Projection,Labels', "1_2.png,0,20140915,4,PA,['normal']", 'PadChest'), ('image_id,rad_ID,Aortic enlargement,No finding', 'abc,R1,0,1', 'VinDr-CXR'),
     ('subject_id,study_id,Enlarged Cardiomediastinum,Edema', '1,2,1.0,', 'MIMIC-CXR-JPG'), ('patientId,x,y,width,height,Target', 'a,1,2,3,4,1', 'RSNA')])

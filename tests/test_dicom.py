@@ -16,7 +16,8 @@ from pydicom.uid import RLELossless
 
 import chestnb.data.dicom as data_dicom
 from chestnb.data.dicom import bulk_range, describe_dicom, read_dicom, voi_windows, write_dicom
-from chestnb.data.dicom_header import (age_text, body_part, dicom_columns, dicom_row, dicom_size, follow_ups, is_dicom, patient_numbers, patients_of_headers, sex_text,
+from chestnb.data.dicom_folder import columns_from_headers
+from chestnb.data.dicom_header import (age_text, body_part, dicom_columns, dicom_row, dicom_size, follow_ups, is_dicom, patient_numbers, patients_of_headers,
     view_position, why_refused)
 from chestnb.core.errors import UserError
 
@@ -381,11 +382,53 @@ def test_an_unknown_body_part_is_shown_and_noted(tmp_path):
     assert "its body part 'ROOM 3' is not known here" in describe_dicom(tmp_path/'x.dcm')['notes']
 
 
-@pytest.mark.parametrize('said,sex', [('F', 'F'), ('m', 'M'), ('Male', 'M'), ('FEMALE', 'F'), ('O', ''), ('', ''), ('U', '')])
-def test_sex(said, sex): assert sex_text(header(PatientSex=said)) == sex
+@pytest.mark.parametrize('said,sex', [('F', 'F'), ('m', 'M'), ('Male', 'M'), ('FEMALE', 'F'), ('O', ''), ('', ''), ('U', ''), ('weiblich', 'F'), ('DOG', '')])
+def test_sex_of_a_header_is_read_with_the_words_of_tables(tmp_path, said, sex):
+    path = write_dicom(RAMP, tmp_path/'x.dcm', {'PatientSex': said, 'PatientID': 'A17'})
+    columns, _ = columns_from_headers({'Image Index': ['x.dcm']}, ['Patient Gender'], {'x.dcm': path})
+    assert columns == {'Patient Gender': [sex]}
 
 
-@pytest.mark.parametrize('said,age', [('050Y', '050Y'), ('050y', '050Y'), ('50', '50'), ('Y', ''), ('', ''), ('ABC', ''), ('008M', '008M')])
+@pytest.mark.parametrize('modality', ['XR', 'xr', '', None])
+@pytest.mark.parametrize('kind,shown', [('1.2.840.10008.5.1.4.1.1.1', True), ('1.2.840.10008.5.1.4.1.1.1.1', True), ('1.2.840.10008.5.1.4.1.1.7', True), ('', True),
+                                        ('1.2.840.10008.5.1.4.1.1.2', False), ('1.2.840.10008.5.1.4.1.1.4', False), ('1.2.840.10008.5.1.4.1.1.1.2', False), ('1.2.840.10008.5.1.4.1.1.12.1', False)])
+def test_a_vague_or_missing_modality_is_a_radiograph_unless_the_object_is_another(tmp_path, modality, kind, shown):
+    said = dict(Rows=4, Columns=4, PhotometricInterpretation='MONOCHROME2') | ({} if modality is None else {'Modality': modality})
+    assert bool(why_refused(header(SOPClassUID=kind, **said))) != shown
+
+
+def test_other_as_modality_needs_an_object_that_is_a_radiograph():
+    film = dict(Rows=4, Columns=4, PhotometricInterpretation='MONOCHROME2', Modality='OT')
+    assert not why_refused(header(SOPClassUID='1.2.840.10008.5.1.4.1.1.1.1', **film))
+    assert "modality is 'OT' (Secondary Capture Image Storage)" in why_refused(header(SOPClassUID='1.2.840.10008.5.1.4.1.1.7', **film))
+
+
+@pytest.mark.parametrize('photometric', ['MONOCHROME1', 'MONOCHROME2'])
+@pytest.mark.parametrize('window', [{'WindowCenter': 60000, 'WindowWidth': 100}, {'WindowCenter': -9000, 'WindowWidth': 100}, {'WindowCenter': 60000, 'WindowWidth': 100, 'VOILUTFunction': 'SIGMOID'}])
+def test_a_window_outside_of_all_pixels_shows_their_range_and_is_noted(tmp_path, window, photometric):
+    pixels = np.arange(90, 4090, dtype=np.uint16).reshape(40, 100)
+    plain = np.asarray(read_dicom(write_dicom(pixels, tmp_path/'plain.dcm', photometric=photometric)))
+    shown = np.asarray(read_dicom(write_dicom(pixels, tmp_path/'x.dcm', window, photometric=photometric)))
+    assert (shown == plain).all() and (shown.min(), shown.max()) == (0, 255)
+    assert 'leaves the picture all black or all white' in describe_dicom(tmp_path/'x.dcm')['notes'] and describe_dicom(tmp_path/'plain.dcm')['notes'] == 'none'
+
+
+def test_a_window_that_shows_anything_at_all_is_kept(tmp_path):
+    pixels = np.arange(90, 4090, dtype=np.uint16).reshape(40, 100)
+    shown = np.asarray(read_dicom(write_dicom(pixels, tmp_path/'x.dcm', {'WindowCenter': 4050, 'WindowWidth': 20})))
+    assert (shown == 0).mean() > .9 and (shown == 255).any() and describe_dicom(tmp_path/'x.dcm')['notes'] == 'none'
+    constant = np.full((4, 4), 7, np.uint16)                                        # nothing to stretch
+    assert np.asarray(read_dicom(write_dicom(constant, tmp_path/'c.dcm', {'WindowCenter': 2, 'WindowWidth': 2}))).min() == 255
+
+
+def test_a_window_that_shows_only_a_burnt_in_text_is_outside_of_the_picture(tmp_path):
+    pixels = np.arange(90, 4090, dtype=np.uint16).reshape(40, 100)
+    pixels[0, :5] = 65535
+    shown = np.asarray(read_dicom(write_dicom(pixels, tmp_path/'x.dcm', {'WindowCenter': 60000, 'WindowWidth': 100}, bits=16)))
+    assert 100 < np.median(shown) < 155
+
+
+@pytest.mark.parametrize('said,age', [('050Y', '050Y'), ('050y', '050Y'), ('50', '50'), ('Y', ''), ('', ''), ('ABC', ''), ('008M', '008M'), ('90+', '90+'), ('>89Y', '>89Y'), ('58 y', '58 Y')])
 def test_age_as_it_stands(said, age): assert age_text(header(PatientAge=said)) == age
 
 
@@ -397,7 +440,7 @@ def test_unknown_cells_are_empty_and_refuse_nothing(tmp_path):
     path = write_dicom(RAMP, tmp_path/'x.dcm', {'PatientSex': 'O', 'ViewPosition': '', 'PatientAge': 'Y', 'PatientID': 'A17', 'PixelSpacing': [0, 0]})
     columns, _ = dicom_columns(['x.dcm'], {'x.dcm': path}, progress=False)
     assert {name: columns[name] for name in ('sex', 'view_position', 'age', 'pixel_spacing_x', 'patient_id', 'width')} == \
-        {'sex': [''], 'view_position': [''], 'age': [''], 'pixel_spacing_x': [''], 'patient_id': ['1'], 'width': ['64']}
+        {'sex': ['O'], 'view_position': [''], 'age': [''], 'pixel_spacing_x': [''], 'patient_id': ['1'], 'width': ['64']}
 
 
 def test_one_patient_with_and_without_issuer_is_one_patient(tmp_path):

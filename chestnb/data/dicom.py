@@ -5,18 +5,18 @@
 # %% auto #0
 __all__ = ['UNNAMED_DEFAULTS', 'WINDOW_SHAPES', 'write_dicom', 'first_usable', 'rescale', 'usable_table', 'bytes_or_list',
            'look_up', 'modality_values', 'window_share', 'voi_shape', 'voi_windows', 'first_of', 'voi_choice',
-           'bulk_range', 'shown_share', 'as_stored', 'padding_mask', 'complete_pixel_header', 'dicom_grey',
-           'refuse_undecodable', 'read_dicom', 'dicom_notes', 'describe_dicom']
+           'bulk_range', 'share_of_interest', 'shows_nothing', 'shown_share', 'as_stored', 'padding_mask',
+           'complete_pixel_header', 'pixels_and_padding', 'dicom_grey', 'refuse_undecodable', 'read_dicom',
+           'window_left_out', 'dicom_notes', 'describe_dicom']
 
-# %% ../../nbs/api/data/dicom.ipynb #15aff883
+# %% ../../nbs/api/data/dicom.ipynb #4c3b24b5
 import math
 import numpy as np
 from pathlib import Path
 from PIL import Image
 from ..core.errors import UserError
 from ..core.files import write_atomically
-from .dicom_header import body_part, check_dicom, header_numbers, header_text, header_value, names_the_file, open_dicom, why_refused
-from .dicom_header import DICOM_ENDINGS, dicom_columns, dicom_size, is_dicom  # others ask for these here
+from .dicom_header import body_part, check_dicom, header_numbers, header_text, header_value, is_radiograph, names_the_file, open_dicom, VAGUE_MODALITIES, why_refused
 
 # %% ../../nbs/api/data/dicom.ipynb #60930c40
 UNNAMED_DEFAULTS = dict(Modality='CR', BodyPartExamined='CHEST', ViewPosition='PA', PatientID='unnamed', PatientName='')
@@ -157,18 +157,39 @@ def bulk_range(
     inside = values[(values >= low - width) & (values <= high + width)]
     return float(inside.min()), float(inside.max())
 
-# %% ../../nbs/api/data/dicom.ipynb #b2778eb5
+# %% ../../nbs/api/data/dicom.ipynb #567af268
+def share_of_interest(
+    dicom,              # A pydicom Dataset
+    values:np.ndarray   # Pixels after the modality transformation (any shape)
+) -> np.ndarray|None:   # float64, 0 to 1; None if the header has neither a table nor a window
+    "Pixels as a share of the range that the header asks for."
+    table, windows = usable_table(dicom, 'VOILUTSequence'), voi_windows(dicom)
+    if table is not None:
+        entries, white = look_up(values, table)
+        return np.clip(entries/max(white, 1), 0, 1)
+    return window_share(values, *windows[0], voi_shape(dicom)[0]) if windows else None
+
+def shows_nothing(
+    share:np.ndarray,   # Pixels as a share of the range that the header asks for (height, width)
+    values:np.ndarray,  # The same pixels after the modality transformation (height, width)
+    padding:np.ndarray  # bool (height, width): pixels that are no part of the image
+) -> bool:              # True if the bulk of the pixels is all black or all white, and should not be
+    "Whether the range that the header asks for lies outside of the picture."
+    grey, values = np.rint(255*share[~padding]), values[~padding]
+    sample = grey[::97]
+    if not grey.size or (sample != np.median(sample)).mean() > .05: return False # a sample is enough for nearly all pictures
+    darkest, brightest = bulk_range(values)
+    bulk = grey[(values >= darkest) & (values <= brightest)]
+    return darkest < brightest and np.ptp(bulk) == 0 and bulk[0] in (0, 255)
+
 def shown_share(
     dicom,              # A pydicom Dataset
     values:np.ndarray,  # Pixels after the modality transformation (height, width)
     padding:np.ndarray  # bool (height, width): pixels that are no part of the image
 ) -> np.ndarray:        # float64 (height, width), 0 to 1
     "Pixels as a share of the shown range: by a table, by a window, or from darkest to brightest."
-    table, windows = usable_table(dicom, 'VOILUTSequence'), voi_windows(dicom)
-    if table is not None:
-        entries, white = look_up(values, table)
-        return np.clip(entries/max(white, 1), 0, 1)
-    if windows: return window_share(values, *windows[0], voi_shape(dicom)[0])
+    share = share_of_interest(dicom, values)
+    if share is not None and not shows_nothing(share, values, padding): return share
     darkest, brightest = bulk_range(values[~padding])
     return np.clip((values - darkest)/max(brightest - darkest, 1e-9), 0, 1)
 
@@ -204,16 +225,22 @@ def complete_pixel_header(
     if not 1 <= dicom.BitsStored <= allocated: dicom.BitsStored = allocated
     dicom.PhotometricInterpretation = header_text(dicom, 'PhotometricInterpretation').upper()
 
-# %% ../../nbs/api/data/dicom.ipynb #131bc83a
+# %% ../../nbs/api/data/dicom.ipynb #732971d7
+def pixels_and_padding(
+    dicom # A pydicom Dataset with pixels, one frame, grey
+) -> tuple: # (pixels after the modality transformation, bool: which are padding), each (height, width)
+    "The numbers of a picture."
+    complete_pixel_header(dicom)
+    stored = dicom.pixel_array
+    stored = stored.reshape(stored.shape[-2:])
+    return modality_values(dicom, stored), padding_mask(dicom, stored)
+
 def dicom_grey(
     dicom # A pydicom Dataset with pixels, one frame, grey
 ) -> np.ndarray: # uint8 (height, width)
     "The picture of a DICOM file as it is meant to be seen."
-    complete_pixel_header(dicom)
-    stored = dicom.pixel_array
-    stored = stored.reshape(stored.shape[-2:])
-    padding = padding_mask(dicom, stored)
-    grey = np.rint(255*shown_share(dicom, modality_values(dicom, stored), padding)).astype(np.uint8)
+    values, padding = pixels_and_padding(dicom)
+    grey = np.rint(255*shown_share(dicom, values, padding)).astype(np.uint8)
     if dicom.PhotometricInterpretation == 'MONOCHROME1': grey = 255 - grey
     grey[padding] = 0
     return grey
@@ -248,27 +275,43 @@ def read_dicom(
         refuse_undecodable(dicom, path)
         return Image.fromarray(dicom_grey(dicom))
 
-# %% ../../nbs/api/data/dicom.ipynb #11c001a9
+# %% ../../nbs/api/data/dicom.ipynb #58987f47
+def window_left_out(
+    path:str|Path # A DICOM file
+) -> str:         # For instance 'window 50/10 (LINEAR) leaves the picture all black or all white'; '' if it shows something, or no pixels can be read
+    "Whether the range that the header asks for was left out."
+    try:
+        dicom = open_dicom(path)
+        with names_the_file(path):
+            check_dicom(dicom, path)
+            refuse_undecodable(dicom, path)
+            values, padding = pixels_and_padding(dicom)
+            share = share_of_interest(dicom, values)
+            return f'{voi_choice(dicom)} leaves the picture all black or all white' if share is not None and shows_nothing(share, values, padding) else ''
+    except UserError: return ''
+
 def dicom_notes(
     dicom # A pydicom Dataset from `open_dicom`
 ) -> list: # Sentences; empty for a header in order
     "What is odd in a header and was shown all the same."
     part, slope = header_text(dicom, 'BodyPartExamined'), header_text(dicom, 'RescaleSlope')
-    choice = voi_choice(dicom)
-    odd = {f'its body part {part!r} is not known here, and taken for a chest': part and body_part(dicom) == 'unknown',
+    modality, choice = header_text(dicom, 'Modality'), voi_choice(dicom)
+    odd = {f'its modality {modality!r} is taken for a radiograph': modality and modality.upper() in VAGUE_MODALITIES and is_radiograph(dicom),
+           f'its body part {part!r} is not known here, and taken for a chest': part and body_part(dicom) == 'unknown',
            f'its rescale slope {slope!r} cannot be used, and is left out': slope and first_usable(header_numbers(dicom, 'RescaleSlope'), 0) == 0,
            choice: 'cannot be used' in choice or 'not in the standard' in choice}
     return getattr(dicom, 'notes', []) + [note for note, applies in odd.items() if applies]
 
+# %% ../../nbs/api/data/dicom.ipynb #6277f6bc
 def describe_dicom(
     path:str|Path # A DICOM file
 ) -> dict:        # Facts in words
     "How the pixels of a DICOM file are stored, and how they are shown."
-    dicom = open_dicom(path, pixels=False)
+    dicom, outside = open_dicom(path, pixels=False), window_left_out(path)
     with names_the_file(path):
         signed = ', signed' if header_text(dicom, 'PixelRepresentation') == '1' else ''
         return {'stored as': dicom.file_meta.TransferSyntaxUID.name, 'photometric': header_text(dicom, 'PhotometricInterpretation'),
                 'bits': f"{header_text(dicom, 'BitsStored')} of {header_text(dicom, 'BitsAllocated')}{signed}",
                 'modality': 'table' if usable_table(dicom, 'ModalityLUTSequence') is not None else '×{:g} + {:g}'.format(*rescale(dicom)),
-                'values of interest': voi_choice(dicom), 'padding': header_text(dicom, 'PixelPaddingValue') or 'none',
-                'refused': why_refused(dicom) or 'no', 'notes': '; '.join(dicom_notes(dicom)) or 'none'}
+                'values of interest': 'darkest to brightest of the bulk of the pixels' if outside else voi_choice(dicom), 'padding': header_text(dicom, 'PixelPaddingValue') or 'none',
+                'refused': why_refused(dicom) or 'no', 'notes': '; '.join(filter(None, [*dicom_notes(dicom), outside])) or 'none'}

@@ -5,18 +5,19 @@
 # %% auto #0
 __all__ = ['columns_from_headers', 'labels_of_dicoms', 'write_dicom_metadata']
 
-# %% ../../nbs/api/data/dicom_folder.ipynb #62a19dcb
+# %% ../../nbs/api/data/dicom_folder.ipynb #f0aba2e5
 from pathlib import Path
 from ..core.errors import UserError
 from ..core.text import listed, plural
-from .dicom import dicom_columns, is_dicom
+from .dicom_header import dicom_columns, is_dicom
 from .findings import FINDINGS, NO_FINDING, parse_labels
 from .images import find_images
 from .labels import text_labels
 from .provenance import read_provenance
 from .tables import METADATA_COLUMNS, metadata_table, write_metadata
+from .vocabulary import sex_said
 
-# %% ../../nbs/api/data/dicom_folder.ipynb #e351c013
+# %% ../../nbs/api/data/dicom_folder.ipynb #d0402011
 def columns_from_headers(
     columns:dict,   # Columns of a table under NIH's names, each a list of text
     missing:list,   # NIH's names of the columns that it lacks
@@ -28,6 +29,7 @@ def columns_from_headers(
     if not here: return {}, {}
     said = dict(zip(names, columns['Patient ID'])) if 'Patient ID' in columns else None
     found, numbers = dicom_columns(here, paths, said and [said[name] for name in here])
+    found['sex'] = list(map(sex_said, found['sex']))
     found = {nih_names[name]: dict(zip(here, values)) for name, values in found.items()}
     return {nih: [found[nih].get(name, '') for name in names] for nih in missing}, {number: text for text, number in numbers.items()}
 

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['DICOM_ENDINGS', 'PICTURE_ENDINGS', 'NO_ENDING', 'OTHER_VIEW', 'NO_DIRECTION', 'CHEST_WORDS', 'OTHER_PARTS',
-           'MODALITIES', 'PLACEHOLDER', 'SYNTHETIC_PATIENT', 'has_dicom_mark', 'is_dicom', 'names_the_file',
-           'read_without_mark', 'name_transfer_syntax', 'open_dicom', 'header_value', 'header_text', 'number_from',
-           'header_numbers', 'frontal_view', 'view_position', 'series_view', 'plain_capitals', 'body_part',
-           'why_refused', 'check_dicom', 'dicom_size', 'pixel_spacing', 'age_text', 'sex_text', 'patient_identity',
-           'refuse_placeholder', 'dicom_patient', 'patients_of_headers', 'patient_numbers', 'dicom_row', 'follow_ups',
-           'dicom_columns']
+           'MODALITIES', 'VAGUE_MODALITIES', 'RADIOGRAPHS', 'CAPTURES', 'PLACEHOLDER', 'SYNTHETIC_PATIENT',
+           'has_dicom_mark', 'is_dicom', 'names_the_file', 'read_without_mark', 'name_transfer_syntax', 'open_dicom',
+           'header_value', 'header_text', 'number_from', 'header_numbers', 'frontal_view', 'view_position',
+           'series_view', 'plain_capitals', 'body_part', 'is_radiograph', 'why_refused', 'check_dicom', 'dicom_size',
+           'pixel_spacing', 'age_text', 'patient_identity', 'refuse_placeholder', 'dicom_patient',
+           'patients_of_headers', 'patient_numbers', 'dicom_row', 'follow_ups', 'dicom_columns']
 
 # %% ../../nbs/api/data/dicom_header.ipynb #4d1c0a04
 import logging, math, os, re, unicodedata, warnings
@@ -200,8 +200,19 @@ def body_part(
     if CHEST_WORDS.search(said) and not re.search(r'SPINE|RACHIS|COLUMN|WIRBEL', said): return 'chest'
     return 'other' if OTHER_PARTS.search(said) else 'unknown'
 
-# %% ../../nbs/api/data/dicom_header.ipynb #20a968ae
+# %% ../../nbs/api/data/dicom_header.ipynb #851c05d3
 MODALITIES = {'CR': 'computed radiography', 'DX': 'digital radiography', 'RG': 'film', 'DR': 'digital radiography, as some vendors write it'}
+VAGUE_MODALITIES = ('', 'XR', 'X-RAY', 'XRAY', 'OT') # may be radiographs: the kind of object decides
+RADIOGRAPHS = ('1.2.840.10008.5.1.4.1.1.1', '1.2.840.10008.5.1.4.1.1.1.1', '1.2.840.10008.5.1.4.1.1.1.1.1') # computed; digital, for presentation and for processing
+CAPTURES = '1.2.840.10008.5.1.4.1.1.7' # and its kinds: a picture of unknown origin
+
+def is_radiograph(
+    dicom # A pydicom Dataset
+) -> bool: # False where the header says that it is something else, or too little
+    "Whether modality and kind of object are those of a projection radiograph."
+    modality, kind = header_text(dicom, 'Modality').upper(), header_text(dicom, 'SOPClassUID')
+    if modality in MODALITIES: return True
+    return modality in VAGUE_MODALITIES and (kind in RADIOGRAPHS or modality != 'OT' and (not kind or f'{kind}.'.startswith(f'{CAPTURES}.')))
 
 def why_refused(
     dicom # A pydicom Dataset
@@ -212,7 +223,7 @@ def why_refused(
     view, photometric, frames = view_position(dicom), said['PhotometricInterpretation'], (header_numbers(dicom, 'NumberOfFrames') or [1])[0]
     reasons = {
         f"it holds no image ({kind})": not all(number >= 1 for name in ('Rows', 'Columns') for number in header_numbers(dicom, name)[:1] or [0]),
-        f"its modality is {said['Modality']!r}, expected {' or '.join(MODALITIES)}": said['Modality'] not in ('', *MODALITIES),
+        f"its modality is {said['Modality']!r}{f' ({kind})'*(said['Modality'] in VAGUE_MODALITIES)}, expected {' or '.join(MODALITIES)}": not is_radiograph(dicom),
         f"it shows {said['BodyPartExamined']!r}, expected CHEST": body_part(dicom) == 'other',
         f"its view position is {view!r}; only frontal views, PA and AP, can be used": view not in ('', 'PA', 'AP'),
         f"it has {frames:g} frames, expected a single one": frames > 1,
@@ -249,24 +260,18 @@ def pixel_spacing(
         if len(numbers) == 2 and all(0 < number < math.inf for number in numbers): return str(numbers[1]), str(numbers[0])
     return '', ''
 
-# %% ../../nbs/api/data/dicom_header.ipynb #ef2c89e5
+# %% ../../nbs/api/data/dicom_header.ipynb #46266d22
 def age_text(
     dicom # A pydicom Dataset
 ) -> str: # '058Y', '008M' ..., or '' if the header does not say
     "Age of the patient when the X-ray was taken."
     said = header_text(dicom, 'PatientAge').upper()
-    if re.fullmatch(r'\d{1,3}[YMWD]?', said): return said
+    if re.fullmatch(r'(>=?|≥)?\d{1,3}\+? ?[YMWD]?', said): return said
     born, *seen = (header_text(dicom, name).replace('.', '') for name in ('PatientBirthDate', 'AcquisitionDate', 'StudyDate'))
     seen = seen[0] or seen[1]
     if not re.fullmatch(r'\d{8}', born) or not re.fullmatch(r'\d{8}', seen) or born > seen: return ''
     months = (int(seen[:4]) - int(born[:4]))*12 + int(seen[4:6]) - int(born[4:6]) - (seen[6:] < born[6:])
     return f'{months//12:03}Y' if months >= 24 else f'{months:03}M'
-
-def sex_text(
-    dicom # A pydicom Dataset
-) -> str: # 'M', 'F', or '' for anything else
-    "Sex of the patient."
-    return {'M': 'M', 'MALE': 'M', 'F': 'F', 'FEMALE': 'F'}.get(header_text(dicom, 'PatientSex').upper(), '')
 
 # %% ../../nbs/api/data/dicom_header.ipynb #4e117dbd
 PLACEHOLDER = re.compile(r'(?i)\W*(anon\w*|unknown|removed|none|n/?a|x+|de-?identified|patient|0+|)\W*')
@@ -322,7 +327,7 @@ def patient_numbers(
     synthetic = {text: int(found[1]) for text in distinct if (found := SYNTHETIC_PATIENT.fullmatch(text))}
     return synthetic | {text: number for number, text in enumerate((t for t in distinct if t not in synthetic), start=1)}
 
-# %% ../../nbs/api/data/dicom_header.ipynb #2fe3e488
+# %% ../../nbs/api/data/dicom_header.ipynb #55b05ce4
 def dicom_row(
     path:str|Path # A DICOM file
 ) -> dict:        # patient: (ID, issuer); taken (date and time), age, sex, view_position, width, height, pixel_spacing_x, pixel_spacing_y: text
@@ -332,7 +337,7 @@ def dicom_row(
         check_dicom(dicom, path)
         x, y = pixel_spacing(dicom)
         taken = ' '.join(header_text(dicom, f'Acquisition{what}') or header_text(dicom, f'Study{what}') for what in ('Date', 'Time'))
-        return dict(patient=patient_identity(dicom), taken=taken, age=age_text(dicom), sex=sex_text(dicom),
+        return dict(patient=patient_identity(dicom), taken=taken, age=age_text(dicom), sex=header_text(dicom, 'PatientSex'),
                     view_position=view_position(dicom), width=str(dicom.Columns), height=str(dicom.Rows),
                     pixel_spacing_x=x, pixel_spacing_y=y)
 

@@ -7,13 +7,14 @@ __all__ = ['IMAGE_ENDINGS', 'USUAL_NAME', 'WITHOUT_ENDING', 'BULK', 'ORIENTATION
            'grey_from_16_bit', 'read_image', 'image_size', 'inner_folders', 'image_folders', 'is_image_file',
            'find_images']
 
-# %% ../../nbs/api/data/images.ipynb #cb0ff8ad
+# %% ../../nbs/api/data/images.ipynb #56d57f05
 import os, re, unicodedata
 import numpy as np
 from pathlib import Path
 from PIL import Image, ImageOps, UnidentifiedImageError
 from ..core.errors import UserError
-from .dicom import DICOM_ENDINGS, dicom_size, is_dicom, read_dicom
+from .dicom import read_dicom
+from .dicom_header import DICOM_ENDINGS, dicom_size, is_dicom
 
 # %% ../../nbs/api/data/images.ipynb #5f23393e
 IMAGE_ENDINGS = ('.png', '.jpg', '.jpeg', '.tif', '.tiff', '.bmp', *DICOM_ENDINGS)

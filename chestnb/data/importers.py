@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['XRV_NAMES', 'XRV_DEPTH', 'decided_labels', 'kept_findings', 'why_left_out', 'file_facts', 'opened', 'age_in_years',
-           'sex_said', 'frontal_view_said', 'metadata_of', 'boxes_of', 'refuse_target', 'place_image', 'write_import',
-           'summary_of', 'usable_rows', 'import_rows', 'policies_stated', 'refuse_nothing', 'refuse_repeated',
-           'import_source', 'xrv_image', 'xrv_source', 'import_torchxrayvision']
+           'frontal_view_said', 'metadata_of', 'boxes_of', 'refuse_target', 'place_image', 'write_import', 'summary_of',
+           'usable_rows', 'import_rows', 'policies_stated', 'refuse_nothing', 'refuse_repeated', 'import_source',
+           'xrv_image', 'xrv_source', 'import_torchxrayvision']
 
-# %% ../../nbs/api/data/importers.ipynb #6e5c0004
+# %% ../../nbs/api/data/importers.ipynb #fccf2ecd
 import os, shutil
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ from PIL import Image
 from ..core.errors import UserError
 from ..core.files import whole_folder, write_csv
 from ..core.text import listed, plural
-from .boxes import write_boxes
+from .boxes import unique_boxes, write_boxes
 from .dataset import ChestDataset
 from .dicom_header import dicom_row, follow_ups, is_dicom
 from .findings import NO_FINDING, UNKNOWN_POLICIES, letters_of
@@ -28,7 +28,7 @@ from .import_sources import NO_VIEW, random_state_kept, read_source
 from .import_tables import ImportRules, Source, source_table
 from .provenance import Provenance, write_provenance
 from .tables import OLDEST_CREDIBLE, parse_age, patient_ids, refuse_unclear_patients, write_metadata
-from .vocabulary import sex_of, view_of
+from .vocabulary import sex_said, view_of
 
 # %% ../../nbs/api/data/importers.ipynb #6e5c0014
 def decided_labels(
@@ -96,7 +96,7 @@ def opened(
         else: reasons.append('')
     return facts, reasons
 
-# %% ../../nbs/api/data/importers.ipynb #6e5c0019
+# %% ../../nbs/api/data/importers.ipynb #5e0cf813
 def age_in_years(
     said:float,     # Of the source's table; NaN if it does not say
     header:str|None # '058Y' of a DICOM header
@@ -105,20 +105,13 @@ def age_in_years(
     years = parse_age(header or '') if said is None or np.isnan(said) else float(said)
     return years if 0 <= years <= OLDEST_CREDIBLE else np.nan
 
-def sex_said(
-    text # Any word, or None
-) -> str: # 'M', 'F' or ''
-    "Sex in the words of a source."
-    try: return sex_of(str(text or ''))
-    except ValueError: return ''
-
 def frontal_view_said(
     text # Any word, or None
 ) -> str: # 'PA', 'AP' or ''
     "View in the words of a source."
     return found if (found := view_of(str(text or ''))) in ('PA', 'AP') else ''
 
-# %% ../../nbs/api/data/importers.ipynb #6e5c0035
+# %% ../../nbs/api/data/importers.ipynb #5e6eb55e
 def metadata_of(
     table:pd.DataFrame,   # As `Source.table`, with `image` and `facts`
     findings:tuple,       # Findings to keep
@@ -131,14 +124,14 @@ def metadata_of(
         image=table.image.tolist(), patient_id=patients,
         follow_up=pd.Series(follow_ups(patients.tolist(), taken, table.image.tolist()), dtype=float).mask(patients.isna()),
         age=list(map(age_in_years, table.age, age)),
-        sex=[sex_said(said) or other or np.nan for said, other in zip(table.sex, sex)],
+        sex=[sex_said(said) or sex_said(other) or np.nan for said, other in zip(table.sex, sex)],
         view_position=[frontal_view_said(said) or other or np.nan for said, other in zip(table.view, view)],
         width=pd.to_numeric(pd.Series(width)), height=pd.to_numeric(pd.Series(height)), pixel_spacing_x=np.nan, pixel_spacing_y=np.nan)
     frame = pd.concat([pd.DataFrame(columns), table[[*findings, NO_FINDING]].reset_index(drop=True)], axis=1)
     frame.attrs |= dict(findings=findings, provenance=provenance)
     return frame
 
-# %% ../../nbs/api/data/importers.ipynb #6e5c0021
+# %% ../../nbs/api/data/importers.ipynb #bbbf9cc1
 def boxes_of(
     source:Source,         # With `boxes`
     table:pd.DataFrame,    # Images that stay: name, image
@@ -155,7 +148,8 @@ def boxes_of(
     boxes = boxes.assign(x=boxes.x*x_scale, width=boxes.width*x_scale, y=boxes.y*y_scale, height=boxes.height*y_scale)
     if ((boxes.x + boxes.width > boxes.across + .5) | (boxes.y + boxes.height > boxes.down + .5)).any():
         return None, 'The boxes reach past the images, so they were drawn on larger ones: no boxes.csv was written.'
-    return (boxes[['image', 'finding', 'x', 'y', 'width', 'height']] if len(boxes) else None), ''
+    boxes, remark = unique_boxes(boxes[['image', 'finding', 'x', 'y', 'width', 'height']])
+    return (boxes if len(boxes) else None), f'Boxes {remark}.'*bool(remark)
 
 # %% ../../nbs/api/data/importers.ipynb #6e5c0023
 def refuse_target(

@@ -53,7 +53,7 @@ def official_split(
 def _nih_names(): # the names alone are read ten times as fast as the whole table
     return frozenset(line.split(',', 1)[0] for line in open_text(torchxrayvision_file('Data_Entry_2017_v2020.csv.gz')).splitlines()[1:])
 
-# %% ../../nbs/api/data/official.ipynb #83e478d1
+# %% ../../nbs/api/data/official.ipynb #9a41fcf8
 LISTS = {'trainval': 'train_val', 'train': 'train', 'valid': 'valid', 'val': 'valid', 'validation': 'valid', 'test': 'test'}
 LIST_NAME = re.compile(r'(train[_-]?val|train|valid(?:ation)?|val|test)(?:[_-]?list)?(?:[_-]\w+)?\.txt', re.IGNORECASE)
 
@@ -67,7 +67,7 @@ def name_lists(
         if not said: continue
         part = LISTS[re.sub('[_-]', '', said[1].lower())]
         if part in found: raise UserError(f'{folder}: more than one list of names for {part}, such as {file.name}. Keep one of them there.')
-        found[part] = [re.sub(r'([\s,]+[01])+$', '', line.strip()) for line in open_text(file).splitlines() if line.strip()]  # names alone, without labels
+        found[part] = [re.sub(r'([\s,]+[01])+$', '', line.strip()).strip('"\'') for line in open_text(file).splitlines() if line.strip()]  # names alone, without labels
     if 'test' not in found: raise UserError(f'{folder}: holds no list of the test images. Expected test_list.txt, best with train_val_list.txt, one image name a line.')
     return found
 

@@ -8,7 +8,7 @@ __all__ = ['PACK_FORMAT', 'PACK_CHUNK', 'PLAIN_ENDINGS', 'pack_recipe', 'source_
            'fill_pack', 'refuse_unusable', 'finish_pack', 'pack_images', 'pack_folders', 'why_unfit', 'find_pack',
            'verify_pack', 'verified_pack', 'block_shuffle']
 
-# %% ../../nbs/api/data/pack.ipynb #3df3d588
+# %% ../../nbs/api/data/pack.ipynb #339e9d5b
 import contextlib, functools, hashlib, json, mmap, os, random, shutil, warnings
 import numpy as np
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +21,7 @@ from ..core.locks import file_lock
 from ..core.processes import in_processes, n_workers
 from ..core.text import listed
 from .dataset import ChestDataset
-from .dicom import DICOM_ENDINGS
+from .dicom_header import DICOM_ENDINGS
 from .images import IMAGE_ENDINGS, read_image
 from .squares import Crop, cropped_square, grey_square, REDUCING_GAP
 

@@ -138,10 +138,10 @@ def save_split(
     check_split(split, allow_unknown=True)
     write_csv(path, split[['image', 'patient_id', 'part']])
 
-# %% ../../nbs/api/data/parts.ipynb #09fde8bd
+# %% ../../nbs/api/data/parts.ipynb #be23bbc4
 SPLIT_COLUMNS = {'image': ('image', 'image index', *OTHER_NAMES['image']), 'part': ('part', 'split', 'set', 'subset', 'fold'),
                  'patient_id': ('patient id', *OTHER_NAMES['patient_id'])}
-PART_WORDS = {'training': 'train', 'val': 'valid', 'validation': 'valid', 'testing': 'test'}
+PART_WORDS = {'training': 'train', 'val': 'valid', 'validation': 'valid', 'dev': 'valid', 'development': 'valid', 'testing': 'test'}
 
 def load_split(
     path, # CSV file written by `save_split`, or a colleague's
