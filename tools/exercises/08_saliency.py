@@ -1,5 +1,5 @@
 # %% [markdown]
-# # Exercises · Where does it look?
+# # Exercises 08 · Where does it look?
 #
 # > Build a map that adds up, score it two ways, build the map that never looks, remove pixels, and compare on patients
 
