@@ -259,7 +259,7 @@ def changed(tmp_path, change):
 
 
 @pytest.mark.parametrize('change', [
-    lambda text: f'# exported 2024-01-01\n# by hand, twice\n{text}'.encode(), lambda text: f'\n\r\n{text}'.encode(), lambda text: f'sep=;\r\n{text.replace(",", ";")}'.encode('utf-8-sig'),
+    lambda text: f'# exported 2024-01-01\n# by hand\n\n# a, b\n{text}'.encode(), lambda text: f'\n\r\n{text}'.encode(), lambda text: f'sep=;\r\n{text.replace(",", ";")}'.encode('utf-8-sig'),
     lambda text: text.encode('utf-16-le'), lambda text: text.encode('utf-16-be'), lambda text: text.replace(',', '\t').encode('utf-16'),
     lambda text: text.replace('\n', ',,\n').encode(), lambda text: text.replace('\n', '\r').encode(), lambda text: text.replace(',', ', ').encode(),
     lambda text: ''.join(','.join(f'"{cell}"' for cell in line.split(',')) + '\n' for line in text.splitlines()).encode()])

@@ -71,6 +71,7 @@ def corner_names(
     if len(found) > 1: raise UserError(f"{path}, row 1: {' and '.join(', '.join(corners) for corners in found)} could each be the corners of the boxes. Delete one of them.")
     return {corner: (name,) for corner, name in zip(CORNERS, found[0])} if found else {}
 
+# %% ../../nbs/api/data/boxes.ipynb #b7e3d035
 def box_cells(
     path:str|Path # A table of boxes
 ) -> dict:        # Our name of a column -> list of text; a size or corners; `finding`, `target` and `reader` may be absent
@@ -136,6 +137,7 @@ def agreed_boxes(
     inside = lambda a, b: a != b and b[0] <= a[0] and b[1] <= a[1] and a[2] <= b[2] and a[3] <= b[3]
     return sorted(box for box in found if not any(inside(box, other) for other in found))
 
+# %% ../../nbs/api/data/boxes.ipynb #90230810
 def joined_boxes(
     frame:pd.DataFrame, # image, finding, x, y, width, height, reader
     n_readers:pd.Series,# How many readers looked at each image, by image
@@ -175,6 +177,7 @@ def boxes_by_row(
     if 'x_min' in cells and kept: frame = frame.join(sized_boxes(path, frame))
     return one_set_of_boxes(path, frame.reindex(columns=[*BOX_COLUMNS, *(['reader'] if 'reader' in cells else [])]), cells, readers)
 
+# %% ../../nbs/api/data/boxes.ipynb #ff33783a
 def one_set_of_boxes(
     path:str|Path,      # The file, for messages
     frame:pd.DataFrame, # Boxes, perhaps with a column `reader`

@@ -302,6 +302,7 @@ def dicom_notes(
            choice: 'cannot be used' in choice or 'not in the standard' in choice}
     return getattr(dicom, 'notes', []) + [note for note, applies in odd.items() if applies]
 
+# %% ../../nbs/api/data/dicom.ipynb #6277f6bc
 def describe_dicom(
     path:str|Path # A DICOM file
 ) -> dict:        # Facts in words

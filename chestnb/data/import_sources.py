@@ -53,6 +53,7 @@ def published_table(
     if missing: raise UserError(f"{path}, row 1: missing column{'s' * (len(missing) > 1)} {', '.join(map(repr, missing))}; found {listed(map(repr, frame.columns), 30)}. Add or rename the column.")
     return frame.rename(columns={both[0]: name for name, both in found.items()}).drop(columns=[name for name in found if re.fullmatch(r'unnamed\d+', letters_of(name))])
 
+# %% ../../nbs/api/data/import_sources.ipynb #edb92d36
 @contextmanager
 def as_published(
     path:Path,          # The table
@@ -132,6 +133,7 @@ def mimic_dataset(
     if 'Support Devices' in labels: dataset.csv['Support Devices'] = labels['Support Devices'].reindex(pd.MultiIndex.from_frame(dataset.csv[STUDY])).to_numpy()
     return dataset, labels
 
+# %% ../../nbs/api/data/import_sources.ipynb #4abe64f5
 def read_mimic(
     path:Path,        # mimic-cxr-2.0.0-chexpert.csv.gz or -negbio.csv.gz
     tables:dict,      # Path -> column names, in letters, of all tables of the folder
@@ -247,6 +249,7 @@ def vindr_boxes(
     joined = joined_boxes(frame, readers.groupby(data.image_id).nunique(), rule)
     return joined.rename(columns={'image': 'name'}), [f'Boxes of all readers: {len(frame):,} drawn, {len(joined):,} kept ({rule}).']*('rad_id' in data)
 
+# %% ../../nbs/api/data/import_sources.ipynb #50d811ea
 def read_vindr(
     path:Path,         # image_labels_train.csv, or a table of boxes such as Kaggle's train.csv
     tables:dict,       # Path -> column names, in letters, of all tables of the folder

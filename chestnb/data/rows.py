@@ -43,6 +43,7 @@ def encoding_of(
     zeros = content[:4:2], content[1:4:2]
     return {(b'\0\0', False): 'utf-16-be', (False, b'\0\0'): 'utf-16-le'}.get(tuple(z == b'\0\0' and z for z in zeros), 'utf-8-sig')
 
+# %% ../../nbs/api/data/rows.ipynb #755b4c61
 def open_text(
     path:str|Path # A text file; packed with gzip, zip, bz2 or xz, too
 ) -> str:         # Its whole text
@@ -74,7 +75,7 @@ def fitted_row(
                         "Put quotes around that cell, or take the comma out.")
     return cells[:width]
 
-# %% ../../nbs/api/data/rows.ipynb #eca12e64
+# %% ../../nbs/api/data/rows.ipynb #8287bdd9
 def separator_of(
     text:str # Text of a table
 ) -> str:    # ',', tab, ';' or '|'
@@ -91,7 +92,8 @@ def from_header(
     start = 0
     while True:
         end = text.find('\n', start)
-        line, below = text[start:end].strip(), text[end + 1:text.find('\n', end + 1)]
+        line, found = text[start:end].strip(), re.search(r'^[ \t]*[^#\s].*', text[end + 1:end + 2**16], re.M)
+        below = found[0] if found else ''
         comment = line.startswith('#') and line.count(separator_of(below)) < below.count(separator_of(below))   # else it is the header
         if end < 0 or not (comment or not line or start == 0 and re.fullmatch('sep=.?', line)): return text[start:]
         start = end + 1

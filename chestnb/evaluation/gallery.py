@@ -29,12 +29,12 @@ def plot_errors(dataset: ChestDataset, # Where the images are
     if not len(there): raise UserError(f'{dataset.path} has none of the {len(errors)} images; give the data set that was scored.')
     groups = dict(list(there.groupby('error', sort=False)))
     columns = max(map(len, groups.values()))
-    fig, axes = plt.subplots(len(groups), columns, figsize=(1.9*columns, 2.45*len(groups) + .4), layout='constrained', squeeze=False)
+    fig, axes = plt.subplots(len(groups), columns, figsize=(1.7*columns, 2.25*len(groups) + .4), layout='constrained', squeeze=False)
     for ax in axes.flat: ax.set_axis_off()
     for row, (kind, part) in zip(axes, groups.items()):
         for ax, case in zip(row, part.itertuples()):
             ax.imshow(dataset.open_image(case.image), cmap='gray')
-            ax.set_title(fill(f'{kind}: {case.score:.3f}', 23) + '\n' + fill(labels_text(dataset, case.image), 23), fontsize=8)
+            ax.set_title(fill(f'{kind}: {case.score:.3f}', 23) + '\n' + fill(labels_text(dataset, case.image), 23), fontsize=7.5)
     fig.suptitle(title, fontsize=11.5)
     plt.close(fig) # a notebook shows the returned figure, once
     return fig

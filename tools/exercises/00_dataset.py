@@ -86,6 +86,7 @@ assert isinstance(by_rows, str) and isinstance(by_columns, str), "Write two text
 assert by_rows.split()[:1] != ['1'], 'By rows: the first white pixel has number 2, because pixels are counted from 1, not from 0.'
 assert by_rows.split()[2:] != ['4', '5'] and by_rows.split()[:2] != ['2', '2'], 'By rows: the second number of a pair is the length of the run, not its last pixel.'
 mask = np.array([[0, 1, 0], [1, 1, 0]], dtype=bool)
+by_rows, by_columns = ' '.join(by_rows.split()), ' '.join(by_columns.split())   # blanks more or less do not matter
 assert by_rows == encode_mask(mask), f'By rows: one pixel from number 2, two pixels from number 4. You wrote {by_rows!r}.'
 assert by_columns != by_rows, 'By columns: number the pixels down the first column, then down the second. The two directions differ.'
 assert by_columns == encode_mask(mask, order='column'), f'By columns: the white pixels have the numbers 2, 3 and 4, which is one run. You wrote {by_columns!r}.'
@@ -137,7 +138,7 @@ nih_sets = experts['Finding Labels'].map(parse_labels)
 experts_see = experts['Nodule or mass'].eq('YES')
 
 # %% [hint]
-# `nih_sets.map(lambda labels: ...)` gives one True or False an image; `labels & {'Nodule', 'Mass'}` is empty when neither is there. Then take the mean of `experts_see` where NIH says yes.
+# `nih_sets.map(lambda labels: ...)` gives one answer per image; `labels & {'Nodule', 'Mass'}` is empty when neither is there, and `bool` makes True or False of it. Then take the mean of `experts_see` where NIH says yes.
 
 # %% [blank]
 nih_says = ...
@@ -151,6 +152,10 @@ confirmed = experts_see[nih_says].mean()
 nih_says = nih_sets.map(lambda labels: 'Nodule' in labels)
 confirmed = experts_see[nih_says].mean()
 
+# %% [wrong] sets instead of True and False
+nih_says = nih_sets.map(lambda labels: labels & {'Nodule', 'Mass'})
+confirmed = .5
+
 # %% [wrong] the share of the experts' images that NIH has, which is another question
 nih_says = nih_sets.map(lambda labels: bool(labels & {'Nodule', 'Mass'}))
 confirmed = nih_says[experts_see].mean()
@@ -160,7 +165,8 @@ nih_says = nih_sets.map(lambda labels: bool(labels & {'Nodule', 'Mass'}))
 confirmed = (nih_says == experts_see).mean()
 
 # %% [check]
-assert nih_says is not Ellipsis and confirmed is not Ellipsis, 'Replace both dots: one True or False an image, then one share.'
+assert nih_says is not Ellipsis and confirmed is not Ellipsis, 'Replace the dots in both lines: one True or False per image, then one share.'
+assert not any(isinstance(one, (set, frozenset)) for one in nih_says), 'nih_says holds sets: make each a True or False with bool(...).'
 assert sum(nih_says) == 455, f'NIH labels 455 of these images Nodule or Mass; you have {sum(nih_says)}. Does your condition take both words?'
 assert abs(confirmed - 256/605) > 1e-6, "That is how many of the experts' 605 images NIH has. Asked is the other way round: how many of NIH's 455 the experts confirm."
 assert abs(confirmed - (nih_says == experts_see).mean()) > 1e-6, "That counts the images without any nodule as agreement. Look only at the images that NIH labels."

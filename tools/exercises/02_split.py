@@ -54,7 +54,7 @@ def leaking_patients(split):
 # %% [check]
 three = pd.DataFrame({'image': list('abcdef'), 'patient_id': [1, 1, 2, 2, 3, 3], 'part': ['train', 'valid', 'train', 'train', 'valid', 'test']})
 found = leaking_patients(three)
-assert isinstance(found, set), f'leaking_patients returns {type(found).__name__}; a set of patient ids is wanted.'
+assert isinstance(found, (set, frozenset)), f'leaking_patients returns {type(found).__name__}; a set of patient ids is wanted.'
 assert 1 in found, 'Patient 1 is in train and valid, and your function does not name him: two parts are enough, it need not be all three.'
 assert 3 in found, 'Patient 3 is in valid and test, and your function does not name her: look at every pair of parts.'
 assert 2 not in found, 'Patient 2 has two images, both in train: several images are no leak as long as they are in one part.'
@@ -189,6 +189,11 @@ def best_move(counts, part, shares):
     moves = [(i, k) for i in range(len(part)) for k in range(len(shares))]
     return min(moves, key=lambda move: deviation(counts, np.where(np.arange(len(part)) == move[0], move[1], part), shares).sum())
 
+# %% [wrong] empties a part
+def best_move(counts, part, shares):
+    moves = [(i, k) for i in range(len(part)) for k in range(len(shares))]
+    return min(moves, key=lambda move: (deviation(counts, np.where(np.arange(len(part)) == move[0], move[1], part), shares)**2).sum())
+
 # %% [wrong] changes the caller's array
 def best_move(counts, part, shares):
     best, smallest = None, np.inf
@@ -205,9 +210,11 @@ start = np.array([0, 0, 1, 0, 1, 0])
 part = start.copy()
 move = best_move(counts, part, shares)
 assert (part == start).all(), 'Your function changed the array that it was given: work on a copy, or every try starts from the last one.'
-assert isinstance(move, tuple) and len(move) == 2, f'best_move returns {move!r}; a pair (patient, new part) is wanted.'
+assert isinstance(move, (tuple, list, np.ndarray)) and len(move) == 2, f'best_move returns {move!r}; a pair (patient, new part) is wanted.'
+move = tuple(int(i) for i in move)
 totals = {(i, k): quality(np.where(np.arange(6) == i, k, start)) for i in range(6) for k in range(2)}
 assert move in totals, f'{move} is no patient and part: there are patients 0 to 5 and parts 0 and 1.'
 assert totals[move] < quality(start), f'Moving patient {move[0]} to part {move[1]} does not help: the sum of squares goes from {quality(start):.2f} to {totals[move]:.2f}.'
 assert totals[move] == min(totals.values()), f'{move} leaves a sum of squared relative deviations of {totals[move]:.2f}; {min(totals.values()):.2f} can be reached. A rare image counts more than a common one.'
-assert best_move(np.ones((2, 1)), np.array([0, 1]), shares) in [(0, 0), (1, 1)], 'With one patient in each part no move is allowed, for it would empty a part; the best is to leave everybody where they are.'
+stay = best_move(np.ones((2, 1)), np.array([0, 1]), np.array([.9, .1]))
+assert stay is None or tuple(stay) in [(0, 0), (1, 1)], f'With one patient in each part every move would empty a part, so nobody may move; your function says {stay}.'

@@ -62,10 +62,11 @@ def turned(degrees, flip_x=1, flip_y=1):
 names = ['nothing', 'a left-right flip', 'a vertical flip', 'a turn by 180°', 'a turn by 90°', 'a flip and a turn by 90°', 'a flip and a turn by 180°']
 cases = torch.stack([torch.cat([m, torch.tensor([[.3], [-.9]])], 1) for m in (turned(0), turned(0, -1), turned(0, 1, -1), turned(180), turned(90), turned(90, -1), turned(180, -1))])
 answer = mirrors(cases)
+if isinstance(answer, (list, np.ndarray)): answer = torch.as_tensor(answer)
 assert answer is not None and tuple(answer.shape) == (7,) and answer.dtype == torch.bool, 'mirrors must return one true or false for each map, as a tensor of bool.'
 for name, said, truth in zip(names, answer.tolist(), [False, True, True, False, False, True, True]):
     assert said == truth, f'{name[0].upper() + name[1:]} {"mirrors" if truth else "does not mirror"}, and your function says the opposite.'
-assert not mirrors(affine_maps(torch.rand(4, 500)*2 - 1)).any(), "The course's own maps never mirror; your function says that some do."
+assert not any(mirrors(affine_maps(torch.rand(4, 500)*2 - 1))), "The course's own maps never mirror; your function says that some do."
 
 # %% [markdown]
 # ## 2. A splitter for folds

@@ -54,12 +54,13 @@ def kept_and_last(scores, patience=3):
 
 # %% [check]
 answer = kept_and_last(scores)
-assert isinstance(answer, tuple) and len(answer) == 2, 'the function should give two whole numbers: the kept epoch and the last one'
+assert np.shape(answer) == (2,), 'the function should give two whole numbers: the kept epoch and the last one'
+answer = tuple(answer)
 assert answer != (3, 6), 'epochs are counted from 1, as in the history of a run'
 assert answer[0] != 9, 'a run that has stopped never sees epoch 9: decide after every epoch, with what is known then'
 assert answer == (4, 7), f'epoch 4 (0.66) is the best, epochs 5, 6 and 7 do not beat it: (4, 7), not {answer}. Compare with the best so far, not with the epoch before'
-assert kept_and_last([.5, .6, .7]) == (3, 3), 'a run that keeps improving goes to its end, and the last epoch is kept'
-assert kept_and_last([.7, .6, .65], patience=2) == (1, 3), 'with a patience of 2, two epochs below the best end the run, though the second is better than the first of them'
+assert tuple(kept_and_last([.5, .6, .7])) == (3, 3), 'a run that keeps improving goes to its end, and the last epoch is kept'
+assert tuple(kept_and_last([.7, .6, .65], patience=2)) == (1, 3), 'with a patience of 2, two epochs below the best end the run, though the second is better than the first of them'
 
 # %% [markdown]
 # ## 2. Doing nothing
@@ -105,7 +106,7 @@ assert share_of_discoveries(best, 1.) == 0 and share_of_discoveries(np.array([.1
 # %% [markdown]
 # ## 3. A schedule without a memory
 #
-# The one-cycle schedule is a function of the position in the run, from 0 to 1. It rises from `peak/25` to `peak` during the first quarter and falls to 0 at the end. Both parts are half waves of a cosine: from *a* to *b*, with *t* going from 0 to 1, that is *a* + (*b* − *a*)·(1 − cos π*t*)/2.
+# The one-cycle schedule is a function of the position in the run, from 0 to 1. It rises from `peak/25` to `peak` during the first quarter and falls to 0 at the end. Both parts are half waves of a cosine: from *a* to *b*, with *t* going from 0 to 1, the rate is *a* + (*b* − *a*)·(1 − cos π*t*)/2.
 
 # %% [hint]
 # In the first part *t* is `position/.25`, in the second `(position - .25)/.75`.
@@ -136,7 +137,7 @@ def one_cycle(position, peak):
 
 # %% [check]
 answer = one_cycle(.25, 3e-3)
-assert isinstance(answer, (float, np.floating)), 'the function should give one number, the learning rate'
+assert isinstance(answer, (float, np.floating, np.ndarray)) and np.ndim(answer) == 0, 'the function should give one number, the learning rate'
 assert abs(answer - 3e-3) < 1e-9, f'after a quarter of the run the rate is at its peak, 0.003; yours is {answer:.5f}'
 assert abs(one_cycle(0, 3e-3) - 1.2e-4) < 1e-9, f'the run begins at peak/25 = 0.00012; yours begins at {one_cycle(0, 3e-3):.5f}'
 assert abs(one_cycle(1, 3e-3)) < 1e-9, 'the run ends at a rate of 0'

@@ -116,6 +116,11 @@ def resample(patients, random): # patients: the patient of each image; random: a
 def resample(patients, random):
     return random.integers(len(patients), size=len(patients))
 
+# %% [wrong] drawn from the list of images, so that patients with many images come more often
+def resample(patients, random):
+    drawn = random.choice(patients, size=len(np.unique(patients)))
+    return np.concatenate([np.flatnonzero(patients == patient) for patient in drawn])
+
 # %% [wrong] a patient who was drawn twice comes once
 def resample(patients, random):
     names = np.unique(patients)
@@ -128,12 +133,13 @@ def resample(patients, random):
 
 # %% [check]
 ten = np.array([7, 7, 7, 3, 3, 9, 1, 1, 1, 1])
-draws = [resample(ten, np.random.default_rng(seed)) for seed in range(50)]
+draws = [resample(ten, np.random.default_rng(seed)) for seed in range(400)]
 assert draws[0] is not None, 'resample returns nothing yet: replace the dots by your code.'
 times = np.array([np.bincount(rows, minlength=10) for rows in draws])
 assert all(len(set(row[ten == patient])) == 1 for row in times for patient in (7, 3, 9, 1)), 'Images of one patient were drawn a different number of times: a patient comes with all images or not at all.'
-assert times.max() > 1, 'Nobody was drawn twice in 50 resamples: with replacement, a patient may come several times, with all their images each time.'
+assert times.max() > 1, 'Nobody was drawn twice in 400 resamples: with replacement, a patient may come several times, with all their images each time.'
 assert (times[:, [0, 3, 5, 6]].sum(axis=1) == 4).all(), 'Each resample draws as many patients as there are (four here), counting those who come again.'
+assert times[:, 6].mean() < 1.25, f'The patient with four images comes {times[:, 6].mean():.1f} times a resample, and should come about once, like everybody else: draw from the names, np.unique(patients), not from the list of images.'
 
 # %% [markdown]
 # ## 4 · Holm's correction
@@ -211,6 +217,7 @@ auroc_change, ap_change = before[0][14] - after[0][14], before[1][14] - after[1]
 
 # %% [check]
 assert keep is not ..., 'keep is still a blank: it says for each image whether it is scored.'
+assert auroc_change is not ... and ap_change is not ..., 'auroc_change or ap_change is still a blank.'
 wanted = join(scored.predictions, scored.table, 'without_no_finding')
 assert np.asarray(keep).sum() == len(wanted), f'{len(wanted):,} of the {len(scored):,} images have at least one finding; you keep {np.asarray(keep).sum():,}.'
 assert not scored.table.loc[np.asarray(keep), NO_FINDING].any(), 'Some of the images that you keep are labelled No Finding.'

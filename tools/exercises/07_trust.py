@@ -216,4 +216,4 @@ assert np.isclose(whole, auroc(target, score)), f'Weighted by their pairs, the f
 pd.DataFrame({'AUROC': {name: auroc_between(*masks) for name, masks in kinds.items()}, 'share of the pairs': pd.Series(pairs)/sum(pairs.values())}).round(3).rename_axis(columns=f'Edema, simulated; all pairs {auroc(target, score):.3f}')
 
 # %% [markdown]
-# The easy pairs are those of a positive AP image and a negative PA image: the view alone tells them apart. With the published predictions they are half of all pairs for Edema, with an AUROC of 0.978; both AP gives 0.817, and the whole 0.894. In a clinic the view is known before the image is read, so that is no question.
+# The easy pairs are those of a positive AP image and a negative PA image: the view alone tells them apart. With the published predictions they are half of all pairs for Edema, with an AUROC of 0.978; both AP gives 0.817, and the whole 0.894. In a clinic the view is known before the image is read, so nobody needs a model for those pairs.

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # Exercises · Where does it look?
+# # Exercises 08 · Where does it look?
 #
 # > Build a map that adds up, score it two ways, build the map that never looks, remove pixels, and compare on patients
 
@@ -193,10 +193,10 @@ middle, corner = (9 + 4.)/2, (6 + 3.)/2
 # %% [check]
 assert middle is not ... and corner is not ..., 'write two numbers in place of the dots'
 assert not np.isclose(middle, 39/8), 'all eight neighbours count alike here; the direct ones have twice the weight of the diagonal ones'
-assert not np.isclose(middle, 9/12 + 30/6), 'the weights are exchanged: 1/6 for direct neighbours, 1/12 for diagonal ones'
+assert not np.isclose(middle, 9/12 + 30/6), 'the weights are swapped: 1/6 for direct neighbours, 1/12 for diagonal ones'
 assert np.isclose(middle, 4), f'the middle is 9/6 + 30/12 = 4, not {middle}. Its own value of 9 is gone and must not be used'
 assert not np.isclose(corner, 1.25), 'the three weights of the corner sum to 5/12, not to 1: divide by it, or the edge of each hole would darken'
-assert np.isclose(corner, 3), f'the corner is (3/6 + 9/12) : 5/12 = 3, not {corner}'
+assert np.isclose(corner, 3), f'the corner is (3/6 + 9/12)/(5/12) = 3, not {corner}'
 
 # %% [markdown]
 # ## 5. Better than the prior?
@@ -255,7 +255,7 @@ low, high = answer
 each = pd.Series(model_hit - prior_hit).groupby(patient).mean()
 middle, width = each.mean(), 3.92*each.std()/40**.5       # what the normal approximation gives for 40 patients
 assert low < high, 'low comes first'
-assert abs((low + high)/2 + middle) > .05, 'the sign is turned round: model minus prior is wanted'
+assert abs((low + high)/2 + middle) > .05, 'the sign is the wrong way round: model minus prior is wanted'
 assert abs((low + high)/2 - middle) < .05, f'the interval is centred on {(low + high)/2:.2f}; the difference of the hit rates is {middle:.2f}'
 assert high - low > .8*width, f'the interval is too narrow ({high - low:.2f}; about {width:.2f} is right): six pairs of one patient are not six patients. Draw patients'
 assert high - low < 1.25*width, f'the interval is too wide ({high - low:.2f}; about {width:.2f} is right): it is to hold the mean over patients, not the single patients'
