@@ -32,7 +32,7 @@ def removed_pixels(
     removed[rising[-n:] if order == 'most' else rising[:n]] = True
     return removed.reshape(map_.shape)
 
-# %% ../../nbs/api/evaluation/completeness.ipynb #2b38c455
+# %% ../../nbs/api/evaluation/completeness.ipynb #0c8a1c0a
 NEIGHBOURS = tuple((down, across, 1/12 if down and across else 1/6) for down in (-1, 0, 1) for across in (-1, 0, 1) if (down, across) != (0, 0))
 
 def linear_system(
@@ -55,7 +55,7 @@ def linear_system(
     values, i, j = (np.concatenate(part) for part in zip((total, own, own), *entries))
     return coo_array((values, (i, j)), shape=(len(rows), len(rows))), right
 
-
+# %% ../../nbs/api/evaluation/completeness.ipynb #f809ef88
 def solve_banded(
     matrix:coo_array, # Symmetric and positive definite, entries near the diagonal
     right:np.ndarray  # (n,)
@@ -67,7 +67,7 @@ def solve_banded(
     bands[band, column] = matrix.data[below]
     return solveh_banded(bands, right, lower=True, overwrite_ab=True, check_finite=False)
 
-
+# %% ../../nbs/api/evaluation/completeness.ipynb #14163b4d
 def impute(
     image:np.ndarray,   # (height, width) grey values
     removed:np.ndarray, # bool (height, width): the pixels to fill
