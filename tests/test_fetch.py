@@ -533,7 +533,8 @@ def test_too_little_room_is_said_before_anything_is_transferred(small, monkeypat
 
 
 CLIENT = '''
-import json, sys
+import json, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler) # what a shell runs in the background inherits that it is ignored
 import chestnb.data.archives as data_archives, chestnb.data.download as data_download
 from chestnb.data.nih import nih_metadata
 data_download.FIRST_WAIT = .001

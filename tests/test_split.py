@@ -260,7 +260,7 @@ def test_broken_split_files_are_refused(tmp_path):
     with pytest.raises(UserError, match='no patient_id'): load_split(path, table)
     path.write_text('name;subset\n000000.png;train\n')
     with pytest.raises(UserError, match="missing column 'image'"): load_split(path, table)
-    path.write_text('image,patient_id,part\n000000.png,5,dev\n')
+    path.write_text('image,patient_id,part\n000000.png,5,holdout\n')
     with pytest.raises(UserError, match='part other than'): load_split(path, table)
     with pytest.raises(UserError): save_split(pd.DataFrame({'image': ['a', 'a'], 'patient_id': [1, 1], 'part': ['train', 'test']}), path)
 
