@@ -200,7 +200,7 @@ def files_digest(
 ) -> str:                 # 64 hexadecimal digits
     "Changes when an image or the masks change, so that a changed data set is not taken for the old one"
     digest, files = hashlib.sha256(), [dataset.image_path(name) for name in sorted(dataset.table.image)]
-    if (dataset.path/'segmentation.csv').exists(): files.append(dataset.path/'segmentation.csv')
+    if dataset.masks_path: files.append(dataset.masks_path)
     for path in files:
         digest.update(path.name.encode())
         digest.update(path.read_bytes() if len(files) <= at_most else str(path.stat().st_size).encode())
