@@ -17,6 +17,7 @@ from .arguments import arguments_of, check_arguments
 from .attention import FindingQuery, make_attention
 from .backbones import Branch
 from .base import FindingModel
+from .first_weights import settled_weights
 
 # %% ../../nbs/04_fusion.ipynb #6ac7027e
 def pointwise(
@@ -35,7 +36,7 @@ def align_grids(
     return [m if m.shape[-2:] == (height, width) else
             F.interpolate(m, size=(height, width), mode='bilinear', align_corners=False) for m in maps]
 
-# %% ../../nbs/04_fusion.ipynb #8d41ec40
+# %% ../../nbs/04_fusion.ipynb #df7eee76
 class FusionModel(FindingModel):
     "Backbones side by side, joined by attention, for several findings at once. Not for clinical use."
     def __init__(self,
@@ -56,6 +57,7 @@ class FusionModel(FindingModel):
         super().__init__(dict(branches=branches, reduced_channels=reduced_channels, attention=attention, weights=weights, findings=findings,
             dropout=dropout, branch_stages=branch_stages, input_scales=input_scales, views=views, branch_heads=branch_heads,
             branch_dropout=branch_dropout, answer=answer))
+        if load_weights: self.config = settled_weights(self.config) # 'auto' becomes the name of what this machine has
         self.assemble(load_weights)
 
 # %% ../../nbs/04_fusion.ipynb #5d432904

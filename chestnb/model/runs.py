@@ -8,7 +8,7 @@ __all__ = ['FORMATS', 'CHECKPOINT', 'LOOK_EVERY', 'MAY_CHANGE', 'FIGURES', 'save
            'run_record', 'record_differences', 'in_todays_names', 'refuse_other_run', 'has_epochs', 'open_run',
            'locked_run']
 
-# %% ../../nbs/api/model/runs.ipynb #81e76bdb
+# %% ../../nbs/api/model/runs.ipynb #a9bc13fb
 import hashlib, json, math, time
 import pandas as pd
 import safetensors.torch
@@ -26,9 +26,11 @@ from ..core.files import read_json, sha256_of, write_atomically, write_csv, writ
 from ..core.locks import folder_lock, LOCK_FILES
 from ..data.dataset import ChestDataset
 from ..data.findings import FINDINGS
+from .arguments import arguments_of, check_arguments
 from .callbacks import averaged
 from .config import config_from_dict, from_lung_crop, ONE_VIEW, TrainConfig
 from .distributed import bare_model, is_first_process
+from .first_weights import weights_used
 from .fusion import FusionModel
 from .learner import seed_everything
 from .machine import pick_device
@@ -221,7 +223,7 @@ def data_record(
             'kind': dataset.title_note, 'provenance': asdict(dataset.provenance), 'findings': list(dataset.findings),
             'sha256_of_data_csv': sha256_of(dataset.metadata_path), 'sha256_of_files': files_digest(dataset)}
 
-# %% ../../nbs/api/model/runs.ipynb #312dfb8f
+# %% ../../nbs/api/model/runs.ipynb #21aa720e
 def run_record(
     dataset:ChestDataset, # What is trained on
     split:pd.DataFrame,   # Which image is in which part
@@ -232,10 +234,11 @@ def run_record(
     return {'format': FORMATS[0], 'config': asdict(config), 'dataset': data_record(dataset),
             'split': {'sha256': hashlib.sha256(assigned.encode()).hexdigest(),
                       'images': {str(part): int(n) for part, n in split.part.value_counts().sort_index().items()}},
+            'weights_used': weights_used(check_arguments(arguments_of(config.model))),
             'versions': {name: version(name) for name in ('chestnb', 'torch', 'timm', 'fastai', 'numpy', 'safetensors')}}
 
-# %% ../../nbs/api/model/runs.ipynb #2662e810
-MAY_CHANGE = ('device', 'versions', 'num_workers', 'tf32', 'cudnn_benchmark', 'compile') # when a run goes on elsewhere
+# %% ../../nbs/api/model/runs.ipynb #146d1a6d
+MAY_CHANGE = ('device', 'versions', 'weights_used', 'num_workers', 'tf32', 'cudnn_benchmark', 'compile') # when a run goes on elsewhere
 
 def record_differences(
     old:dict, # Record of the run in the folder
