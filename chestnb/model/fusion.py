@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['pointwise', 'align_grids', 'FusionModel', 'branch_config']
 
-# %% ../../nbs/04_fusion.ipynb #84d59ca5
+# %% ../../nbs/04_fusion.ipynb #3fb28294
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
@@ -16,6 +16,7 @@ from .arguments import arguments_of, check_arguments
 from .attention import FindingQuery, make_attention
 from .backbones import Branch
 from .base import FindingModel
+from .first_weights import settled_weights
 
 # %% ../../nbs/04_fusion.ipynb #6ac7027e
 def pointwise(
@@ -34,7 +35,7 @@ def align_grids(
     return [m if m.shape[-2:] == (height, width) else
             F.interpolate(m, size=(height, width), mode='bilinear', align_corners=False) for m in maps]
 
-# %% ../../nbs/04_fusion.ipynb #e2f39aca
+# %% ../../nbs/04_fusion.ipynb #ac33fe10
 class FusionModel(FindingModel):
     "Backbones side by side, joined by attention, for several findings at once. Not for clinical use."
     def __init__(self,
@@ -50,6 +51,7 @@ class FusionModel(FindingModel):
     ):
         super().__init__(dict(branches=branches, reduced_channels=reduced_channels, attention=attention, weights=weights,
             findings=findings, dropout=dropout, branch_stages=branch_stages, input_scales=input_scales))
+        if load_weights: self.config = settled_weights(self.config) # 'auto' becomes the name of what this machine has
         own = zip(*(self.config[key] for key in ('branches', 'branch_stages', 'weights', 'input_scales')))
         self.branches = nn.ModuleList(Branch(b, s, w, load_weights, scale) for b, s, w, scale in own)
         self.config['input_scales'] = [b.scale.as_dict() for b in self.branches]

@@ -83,7 +83,7 @@ def make_learner(
     device = pick_device(config.device)
     set_speed(config, device)
     dls = chest_dataloaders(dataset, split, image_size=config.image_size, batch_size=images_per_process(config.batch_size),
-        lung_crop=config.lung_crop, augment=config.augment, sampler=config.sampler, unknown=config.unknown,
+        views=['lungs'] if config.lung_crop else ['whole'], augment=config.augment, sampler=config.sampler, unknown=config.unknown,
         num_workers=config.num_workers, shuffle_block=config.shuffle_block, seed=config.seed, device=device)
     model = first_model(dataset, split, config, fresh).to(device, memory_format=torch.channels_last)
     if config.compile and device.type == 'cuda': model.compile()

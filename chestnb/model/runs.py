@@ -7,7 +7,7 @@ __all__ = ['FORMATS', 'CHECKPOINT', 'LOOK_EVERY', 'MAY_CHANGE', 'FIGURES', 'save
            'save_checkpoint', 'checkpoint_rows', 'load_checkpoint', 'RunRecorder', 'files_digest', 'data_record',
            'run_record', 'record_differences', 'refuse_other_run', 'has_epochs', 'open_run', 'locked_run']
 
-# %% ../../nbs/api/model/runs.ipynb #c53abf0d
+# %% ../../nbs/api/model/runs.ipynb #a1695936
 import hashlib, json, math, time
 import pandas as pd
 import safetensors.torch
@@ -25,8 +25,10 @@ from ..core.files import read_json, sha256_of, write_atomically, write_csv, writ
 from ..core.locks import folder_lock, LOCK_FILES
 from ..data.dataset import ChestDataset
 from ..data.findings import FINDINGS
+from .arguments import arguments_of, check_arguments
 from .config import TrainConfig
 from .distributed import bare_model, is_first_process
+from .first_weights import weights_used
 from .fusion import FusionModel
 from .learner import seed_everything
 from .machine import pick_device
@@ -200,7 +202,7 @@ def files_digest(
 ) -> str:                 # 64 hexadecimal digits
     "Changes when an image or the masks change, so that a changed data set is not taken for the old one"
     digest, files = hashlib.sha256(), [dataset.image_path(name) for name in sorted(dataset.table.image)]
-    if (dataset.path/'segmentation.csv').exists(): files.append(dataset.path/'segmentation.csv')
+    if dataset.masks_path: files.append(dataset.masks_path)
     for path in files:
         digest.update(path.name.encode())
         digest.update(path.read_bytes() if len(files) <= at_most else str(path.stat().st_size).encode())
@@ -215,7 +217,7 @@ def data_record(
             'kind': dataset.title_note, 'provenance': asdict(dataset.provenance), 'findings': list(dataset.findings),
             'sha256_of_data_csv': sha256_of(dataset.metadata_path), 'sha256_of_files': files_digest(dataset)}
 
-# %% ../../nbs/api/model/runs.ipynb #312dfb8f
+# %% ../../nbs/api/model/runs.ipynb #21aa720e
 def run_record(
     dataset:ChestDataset, # What is trained on
     split:pd.DataFrame,   # Which image is in which part
@@ -226,10 +228,11 @@ def run_record(
     return {'format': FORMATS[0], 'config': asdict(config), 'dataset': data_record(dataset),
             'split': {'sha256': hashlib.sha256(assigned.encode()).hexdigest(),
                       'images': {str(part): int(n) for part, n in split.part.value_counts().sort_index().items()}},
+            'weights_used': weights_used(check_arguments(arguments_of(config.model))),
             'versions': {name: version(name) for name in ('chestnb', 'torch', 'timm', 'fastai', 'numpy', 'safetensors')}}
 
-# %% ../../nbs/api/model/runs.ipynb #2662e810
-MAY_CHANGE = ('device', 'versions', 'num_workers', 'tf32', 'cudnn_benchmark', 'compile') # when a run goes on elsewhere
+# %% ../../nbs/api/model/runs.ipynb #146d1a6d
+MAY_CHANGE = ('device', 'versions', 'weights_used', 'num_workers', 'tf32', 'cudnn_benchmark', 'compile') # when a run goes on elsewhere
 
 def record_differences(
     old:dict, # Record of the run in the folder
