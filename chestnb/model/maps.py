@@ -92,7 +92,7 @@ def saliency_maps(
         parts.append(enlarge(grids, size, grid_share(model, size, layer)).cpu().numpy().astype(np.float32))
     return np.concatenate(parts)
 
-# %% ../../nbs/api/model/maps.ipynb #09c91d40
+# %% ../../nbs/api/model/maps.ipynb #409983ed
 def map_loader(
     model:FusionModel,    # Its `info` says how it was trained
     dataset:ChestDataset, # Where the images are
@@ -103,7 +103,7 @@ def map_loader(
     info = getattr(model, 'info', {})
     size = image_size or info.get('image_size')
     if not size: raise UserError('The model does not say on which image size it was trained; give image_size, in pixels.')
-    return image_dataloader(dataset, names, image_size=size, batch_size=32, views=['lungs'] if info.get('lung_crop') else ['whole'], device='cpu')
+    return image_dataloader(dataset, names, image_size=size, batch_size=32, views=model.config['views'], device='cpu')
 
 
 def pair_maps(

@@ -50,13 +50,13 @@ def warn_of_whole_images(
                             f'learnt from images cut to the lungs, so their probabilities are less reliable: {listed(whole)}', stacklevel=3)
     return whole
 
-# %% ../../nbs/api/model/predict.ipynb #a896c222
+# %% ../../nbs/api/model/predict.ipynb #c324a013
 def predict(
     model:FusionModel,          # From `load_model` or `train_model`
     dataset:ChestDataset,       # Where the images are
     images:list|None=None,      # Image names; None predicts all images of the data set
     image_size:int|None=None,   # In pixels; None takes the size that the model was trained on
-    lung_crop:bool|None=None,   # None does as in training
+    views:list|None=None,       # What of each image the model is shown; None: what it was trained on
     batch_size:int=64,          # Images at a time
     num_workers:int|None=None,  # Threads that read images ahead; None: by device and cores
     mixed_precision:bool=True,  # bfloat16 or float16 on a GPU
@@ -64,9 +64,9 @@ def predict(
 ) -> pd.DataFrame:              # `Image Index`, and `prob_<finding>` in 0..1 for each finding of the model
     "Probability of each finding in each image; not for clinical use"
     images, info = list(dataset.table.image if images is None else images), getattr(model, 'info', {})
-    size, crop = image_size or info.get('image_size'), info.get('lung_crop', False) if lung_crop is None else lung_crop
+    size = image_size or info.get('image_size')
     if not size: raise UserError('The model does not say on which image size it was trained; give image_size, in pixels.')
-    dl = image_dataloader(dataset, images, image_size=size, batch_size=batch_size, views=['lungs'] if crop else ['whole'], num_workers=num_workers,
+    dl = image_dataloader(dataset, images, image_size=size, batch_size=batch_size, views=views or model.config['views'], num_workers=num_workers,
                           device=next(model.parameters()).device)
     whole = warn_of_whole_images(dl, images)
     table = pd.DataFrame(probabilities_of(model, dl, mixed_precision, progress), columns=[f'prob_{finding}' for finding in model.findings])
