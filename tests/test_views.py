@@ -147,6 +147,21 @@ def test_a_crop_of_a_view_and_the_crop_itself_share_one_pack(small):
     assert made.path.name == '32_lungs.json' and GreyImages(dataset, 32, ['lungs']).packs[0].key == made.key
 
 
+def test_one_packed_view_beside_an_unpacked_one_is_said_where_memory_does_not_help(small, monkeypatch):
+    dataset = ChestDataset(small)
+    pack_images(dataset, 32, workers=1, progress=False)
+    def said(**arguments):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter('always')
+            chest_dataloaders(dataset, split_of(dataset), image_size=32, batch_size=4, device='cpu', **arguments)
+        return [str(one.message) for one in caught if 'in every epoch' in str(one.message)]
+    assert said(views=BOTH) == []
+    monkeypatch.setattr(GreyImages.__init__, '__defaults__', (128, ('whole',), 0, 1))
+    note, = said(views=BOTH)
+    assert f'the view lungs has no pack of 32 px' in note and note.endswith(f'Run: chestnb_pack {small} --size 32 --views lungs')
+    assert said(views=['whole']) == said(views=['lungs']) == []
+
+
 def test_loaders_of_two_views(small):
     dataset = ChestDataset(small)
     dls = loaders(dataset, views=BOTH)
@@ -161,7 +176,8 @@ def test_loaders_of_two_views(small):
 
 def test_an_image_from_elsewhere_is_shown_whole_in_every_view(small, tmp_path):
     shutil.copy(small/'images'/NAMES[0], tmp_path/'elsewhere.png')
-    squares = GreyImages(ChestDataset(small), 32, BOTH)(str(tmp_path/'elsewhere.png'))
+    reader = GreyImages(ChestDataset(small), 32, BOTH)
+    with pytest.warns(UserWarning, match='elsewhere.png is no image of the data set.*whole in lungs'): squares = reader(str(tmp_path/'elsewhere.png'))
     assert torch.equal(squares[0], squares[1]) and squares.shape == (2, 32, 32)
 
 
