@@ -28,7 +28,7 @@ TWO_VIEW_FUSION = dict(branches=['tf_efficientnet_lite0']*2, reduced_channels=25
                        weights='auto', dropout=0.0, branch_stages=[-1, -1],
                        views=['whole', 'lungs'], branch_heads=True, branch_dropout=0.0, answer='mean')
 
-# %% ../../nbs/api/model/config.ipynb #a5a250a7
+# %% ../../nbs/api/model/config.ipynb #88d3fea6
 @dataclass
 class TrainConfig:
     "Every decision of a training run"
@@ -48,8 +48,8 @@ class TrainConfig:
     average_weights: float = 0.0    # Share of the running average of the weights that stays at each step, 0 to below 1; 0: no average
     label_smoothing: float = 0.0    # How far labels are drawn towards one half, 0 to below 1
     mixup: float = 0.0              # Mix pairs of training images in shares from a Beta distribution with this parameter; 0: never
-    frozen_epochs: int = 0          # Epochs at the start in which the branches learn nothing, below epochs
-    tta: int = 1                    # Slightly shifted and scaled copies of an image whose mean is a prediction; 1: the image alone
+    frozen_epochs: int = 0          # Epochs at the start in which the kernels of the branches stay as they are, below epochs
+    tta: int = 1                    # Copies of an image, slightly shifted and scaled, whose mean is its prediction, 1 (the image alone) to 7
     seed: int = 0                   # Of the first weights, the order of the images and the augmentation, 0 or more
     num_workers: int|None = None    # Threads that read images ahead; None: by device and cores; 0: the training thread reads
     shuffle_block: int = 0          # Shuffle in blocks of so many neighbours, for a pack larger than memory; 0: all at once
@@ -77,7 +77,7 @@ class ModelOptions:
 
 CHOICES = dict(loss=LOSSES, attention=(*ATTENTIONS, 'none'), sampler=(None, 'balanced'), unknown=UNKNOWN_LABELS)
 
-# %% ../../nbs/api/model/config.ipynb #99282d15
+# %% ../../nbs/api/model/config.ipynb #2fafe16c
 @patch
 def check(self:TrainConfig) -> TrainConfig: # Itself, if all is well
     "Refuse impossible values"
@@ -92,7 +92,7 @@ def check(self:TrainConfig) -> TrainConfig: # Itself, if all is well
              **{name: (0 <= getattr(self, name) < 1, 'zero or more, below 1') for name in ('average_weights', 'label_smoothing')},
              'mixup': (self.mixup >= 0, 'zero or more, for example 0.4'),
              'frozen_epochs': (0 <= self.frozen_epochs < self.epochs, f'zero or more, below {self.epochs} epochs'),
-             'tta': (self.tta >= 1, 'at least 1'),
+             'tta': (1 <= self.tta <= 7, '1 to 7'),
              **{name: (getattr(self, name) in CHOICES[name], f'one of {", ".join(map(str, CHOICES[name]))}') for name in ('loss', 'sampler', 'unknown')},
              'num_workers': (self.num_workers is None or self.num_workers >= 0, 'zero or more, or None'),
              'shuffle_block': (self.shuffle_block >= 0 and not (self.shuffle_block and self.sampler), 'zero or more, and no sampler with it'),
