@@ -6,25 +6,27 @@
 __all__ = ['AUDITED_PIXELS', 'demo_configs', 'train_all', 'predict_all', 'write_results', 'save_without_no_finding',
            'run_summary', 'refuse_foreign_results', 'refuse_before_work', 'run_demo', 'demo_report']
 
-# %% ../../nbs/api/commands/pipeline.ipynb #6b893e41
-import platform, shutil, time
+# %% ../../nbs/api/commands/pipeline.ipynb #b980c4a4
+import platform, re, shutil, time
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from ..core.errors import NOT_FOR_CLINICAL_USE, UserError
 from ..core.files import sha256_of, write_csv, write_json
 
-# %% ../../nbs/api/commands/pipeline.ipynb #5fc1fc5f
+# %% ../../nbs/api/commands/pipeline.ipynb #d412bc89
 def demo_configs(
     config # `TrainConfig` of the fusion
 ) -> dict: # Name of each model -> its `TrainConfig`: the fusion, then each branch alone
     "The fusion and each of its branches alone, trained in the same way."
     from chestnb.model.fusion import branch_config
-    alone = {f'{name} alone': replace(config, model=branch_config(config.model, i))
-             for i, name in enumerate(config.model['branches'])}
+    views, alone = config.model.get('views', ['whole']), {}
+    for i, branch in enumerate(config.model['branches']):
+        name = f'{branch} on {views[i]} alone' if len(views) > 1 else f'{branch} alone'
+        alone[f'{name}, branch {i}' if name in alone else name] = replace(config, model=branch_config(config.model, i))
     return {'fusion': config, **alone}
 
-# %% ../../nbs/api/commands/pipeline.ipynb #ca2fda91
+# %% ../../nbs/api/commands/pipeline.ipynb #0520dfeb
 def train_all(
     dataset,      # A `ChestDataset`
     split,        # DataFrame: image, patient_id, part
@@ -33,7 +35,7 @@ def train_all(
 ) -> dict:        # Name -> folder of the trained model
     "Train every model of the demo; finished ones are kept, interrupted ones go on."
     from chestnb.model.train import print_epoch, train_model
-    folders = {name: out/name.replace(' ', '_').replace('.', '_') for name in configs}
+    folders = {name: out/re.sub('[ .,]+', '_', name) for name in configs}
     for number, (name, config) in enumerate(configs.items(), start=1):
         print(f'\n[{number}/{len(configs)}] {name}: {config.epochs} epochs at {config.image_size} pixels', flush=True)
         train_model(dataset, split, folders[name], config, resume=True, on_epoch=print_epoch)

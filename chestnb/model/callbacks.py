@@ -97,9 +97,9 @@ def averaged(
     "The average of the weights, where one is kept."
     return getattr(getattr(learn, 'average_weights', None), 'average', None)
 
-# %% ../../nbs/api/model/callbacks.ipynb #f564dfa2
+# %% ../../nbs/api/model/callbacks.ipynb #21074338
 class FrozenBranches(Callback):
-    "The branches learn nothing in the first epochs."
+    "The kernels of the branches learn nothing in the first epochs."
     run_valid = False
     def __init__(self,
         epochs:int=1 # How many, counted from the start of the run

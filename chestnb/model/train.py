@@ -126,7 +126,7 @@ def settled_config(
     weights = first_decides(lambda: settled_weights(model, out)['weights'])
     return replace(config, model=config.model | {'weights': weights})
 
-# %% ../../nbs/api/model/train.ipynb #9edaba5f
+# %% ../../nbs/api/model/train.ipynb #6239d055
 def train_model(
     dataset:ChestDataset,          # Images and labels
     split:pd.DataFrame,            # With the parts 'train' and 'valid'; by patient
@@ -141,9 +141,9 @@ def train_model(
     config, out = (config or TrainConfig()).check(), Path(out)
     with listens_for_the_end():
         check_machine(config)
-        dataset = with_lungs(dataset, config.model.get('views', ['whole']))
         check_training_split(dataset, split, config.unknown)
         config = settled_config(config, out)
+        dataset = with_lungs(dataset, config.model.get('views', ['whole']))
         record = run_record(dataset, split, config)
         with shared_run(out, record, resume) as rows:
             if (out/CHECKPOINT).exists() or not rows:
