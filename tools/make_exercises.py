@@ -27,7 +27,7 @@ SHOWN = {'ex': ('markdown', 'code', 'hint', 'blank', 'check'), 'sol': ('markdown
 REPOSITORY = 'https://github.com/chestnb/chestnb'
 COLAB = f'''#| eval: false
 # On Google Colab only: fetch the course with its exact versions, then restart the runtime once
-!git clone --depth 1 {REPOSITORY} && cd chestnb && pip install -q -c constraints.txt -e .
+!git clone --depth 1 {REPOSITORY} && cd chestnb && pip install -q -c constraints.txt -e '.[weights]'
 %cd chestnb/nbs/exercises'''
 
 

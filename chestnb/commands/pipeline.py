@@ -126,7 +126,7 @@ def refuse_before_work(
     if missing: raise UserError(f'the split has no part {", ".join(sorted(missing))}; the demo needs train, valid and test')
     refuse_foreign_results(out)
 
-# %% ../../nbs/api/commands/pipeline.ipynb #5b652401
+# %% ../../nbs/api/commands/pipeline.ipynb #bdb8920c
 AUDITED_PIXELS = 5_000 # Data sets up to this many images are also searched for exact copies across parts
 
 def run_demo(
@@ -137,10 +137,11 @@ def run_demo(
 ) -> tuple:               # Scores of the fusion, comparison of the models
     "Train, predict and evaluate the fusion and its branches; everything lands in `out`."
     from chestnb.data.leakage import audit_split
+    from chestnb.model.train import settled_config # weights='auto' are answered once, for the fusion and its branches
     started, resumed = time.time(), any(out.glob('*/history.csv'))
     refuse_before_work(split, out)
     audit_split(split, dataset if len(dataset) <= AUDITED_PIXELS else None) # patients, and exact copies of images
-    folders = train_all(dataset, split, out, demo_configs(config))
+    folders = train_all(dataset, split, out, demo_configs(settled_config(config, out/'fusion')))
     predict_all(dataset, split, folders, 'valid')
     results = write_results(dataset, split, out, predict_all(dataset, split, folders, 'test'))
     for figure in ('train_val_loss.png', 'train_val_auc.png'): shutil.copy(folders['fusion']/figure, out/figure)

@@ -6,7 +6,7 @@
 __all__ = ['USABLE_BACKBONES', 'known_fits', 'TRIAL_SIZES', 'check_backbone', 'flexible_arguments', 'feature_network',
            'open_network', 'Branch']
 
-# %% ../../nbs/api/model/backbones.ipynb #090701a6
+# %% ../../nbs/api/model/backbones.ipynb #46cf3176
 import difflib
 import timm
 import torch
@@ -16,6 +16,7 @@ from fastcore.basics import patch
 from timm.models import get_deprecated_models
 from torch import nn, Tensor
 from ..core.errors import UserError
+from .first_weights import auto_weights
 from .inputs import Fit, input_scale
 from .weights import network_arguments, no_weights_message, quick_offline, weights_kind
 
@@ -52,7 +53,7 @@ def feature_network(
     "A timm network for grey images, cut behind `stage`."
     return timm.create_model(name, features_only=True, out_indices=(stage,), in_chans=1, **arguments)
 
-# %% ../../nbs/api/model/backbones.ipynb #dbecf94d
+# %% ../../nbs/api/model/backbones.ipynb #a4c98c0d
 USABLE_BACKBONES = ("Backbones that work are, for example, 'densenet121', 'resnet50', 'convnext_tiny', "
             "'swin_tiny_patch4_window7_224' and 'vit_small_patch16_224'.")
 
@@ -64,6 +65,9 @@ def open_network(
 ) -> tuple:          # The network, which gives a list of one feature map; its `InputScale`
     "`feature_network` with the arguments that its family and its weights need, and with errors that say what to do."
     name = check_backbone(name)
+    if load and weights == 'auto':
+        weights, sentence = auto_weights(name)
+        print(sentence)
     named, own, scale = network_arguments(name, weights, load)
     problem, fetched = None, load and weights_kind(weights) in ('imagenet', 'timm')
     for arguments in flexible_arguments(name):

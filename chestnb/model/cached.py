@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHAPES_A_TRAINING', 'training_key', 'kept_training', 'train_into', 'cached_training']
 
-# %% ../../nbs/api/model/cached.ipynb #7adae040
+# %% ../../nbs/api/model/cached.ipynb #76bb646e
 import ast, hashlib, importlib, json, re, shutil, time
 import pandas as pd
 from pathlib import Path
@@ -18,7 +18,7 @@ from ..data.dataset import ChestDataset
 from .config import TrainConfig
 from .fusion import FusionModel
 from .runs import load_model, run_record
-from .train import train_model
+from .train import settled_config, train_model
 
 # %% ../../nbs/api/model/cached.ipynb #5c4eb66a
 SHAPES_A_TRAINING = ('data.augment', 'data.datablock', 'data.images', 'data.items', 'data.loaders', 'data.squares', 'model.attention', 'model.backbones',
@@ -66,7 +66,7 @@ def train_into(
         train_model(dataset, split, fresh, config, progress=progress)
         write_json(fresh/'trained.json', {'seconds': round(time.perf_counter() - started, 1)})
 
-# %% ../../nbs/api/model/cached.ipynb #653cf1a8
+# %% ../../nbs/api/model/cached.ipynb #1b61835f
 def cached_training(
     dataset:ChestDataset,          # Images and labels
     split:pd.DataFrame,            # With the parts 'train' and 'valid'; by patient
@@ -75,7 +75,7 @@ def cached_training(
     progress:bool=True             # Show a progress bar while it trains
 ) -> FusionModel:                  # Best epoch; `.history` holds a row for each epoch, `.info` what model.json says, `.seconds` the time of training
     "Train a small model once; from then on take it from the cache. Says in one line which it did."
-    config = (config or TrainConfig()).check()
+    config = settled_config((config or TrainConfig()).check())
     folder = cache_folder('trained')/f"{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-') or 'model'}-{training_key(dataset, split, config)[:16]}"
     try: folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error: raise UserError(f'{folder.parent}: cannot be made ({error.strerror}). Name another folder for what the course keeps: '
