@@ -173,7 +173,7 @@ dataset = ChestDataset(sys.argv[1])
 dls = chest_dataloaders(dataset, official_split(dataset.table), image_size=224, batch_size=32, device='cpu')
 next(iter(dls.train))
 done = time.perf_counter()
-assert image_reader(dls).pack
+assert image_reader(dls).packs[0]
 peak = next(int(line.split()[1]) for line in open('/proc/self/status') if 'VmHWM' in line)
 print(opened - began, done - opened, peak*1024/1e9)
 '''

@@ -52,13 +52,13 @@ def test_every_command_takes_its_main_argument_either_way(command):
 
 def test_lung_crops_are_packed_and_read(place):
     "A lung crop bypassed the pack, and no command could pack it"
-    done = typed('chestnb_pack', 'cohort', '--size', 32, '--lung_crop', '--workers', 1, cwd=place)
-    assert done.returncode == 0 and '32 px' in done.stdout, done.stderr
+    done = typed('chestnb_pack', 'cohort', '--size', 32, '--views', 'whole,lungs', '--workers', 1, cwd=place)
+    assert done.returncode == 0 and '32 px, whole' in done.stdout and '32 px, lungs' in done.stdout, done.stderr
     from chestnb.data.dataset import ChestDataset
     from chestnb.data.items import GreyImages
-    assert GreyImages(ChestDataset(place/'cohort'), 32, lung_crop=True).pack is not None
+    assert None not in GreyImages(ChestDataset(place/'cohort'), 32, views=['whole', 'lungs']).packs
     (place/'cohort'/'segmentation.csv').rename(place/'masks.csv')
-    try: done = typed('chestnb_pack', 'cohort', '--size', 32, '--lung_crop', cwd=place)
+    try: done = typed('chestnb_pack', 'cohort', '--size', 32, '--views', 'lungs', cwd=place)
     finally: (place/'masks.csv').rename(place/'cohort'/'segmentation.csv')
     assert done.returncode == 2 and 'segmentation.csv' in done.stderr and 'Traceback' not in done.stderr
 

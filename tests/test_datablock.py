@@ -23,9 +23,10 @@ import chestnb.data.items as data_items
 from chestnb.data.augment import XrayAugment, affine_maps, change_exposure
 from chestnb.data.loaders import (ChestDL, findings_without_positives, image_dataloader, image_reader, part_dataloader, read_ahead, reading_threads,
                                   seed_dataloaders)
-from chestnb.data.items import Findings, FindingNames, GreyImages, TensorFindings, lung_box, lungs_crop
+from chestnb.data.items import Findings, FindingNames, GreyImages, TensorFindings, TensorXray, side_by_side
 from chestnb.data.datablock import PartSplitter, balanced_sampler_weights, chest_datablock, chest_dataloaders, positive_weights
-from chestnb.data.squares import pad_to_square
+from chestnb.data.squares import Crop, pad_to_square
+from chestnb.data.views import VIEWS, define_view, lung_box, lungs_crop
 
 
 @pytest.fixture(scope='module')
@@ -343,7 +344,7 @@ def test_lung_box_by_hand():
 
 
 def test_lung_box_contains_the_lungs(dataset):
-    reader = GreyImages(dataset, 32, lung_crop=True)
+    reader = GreyImages(dataset, 32, views=['lungs'])
     for name in dataset.table['image'][:30]:
         mask = dataset.mask(name, 'Left Lung') | dataset.mask(name, 'Right Lung')
         left, upper, right, lower = reader.box(name, mask.shape[::-1])
@@ -354,8 +355,8 @@ def test_lung_box_contains_the_lungs(dataset):
 def test_crop_and_images_without_lungs(small):
     dataset = ChestDataset(small)
     names = list(dataset.table['image'])
-    reader, whole = GreyImages(dataset, 40, lung_crop=True), GreyImages(dataset, 40)
-    assert reader.without_lungs(names) == names[10:]
+    reader, whole = GreyImages(dataset, 40, views=['lungs']), GreyImages(dataset, 40)
+    assert reader.shown_whole(names) == {'lungs': names[10:]} and whole.shown_whole(names) == {}
     # lungs: columns 15..44, rows 10..29; 30 wide, margin 3: side 36, centre (30, 20)
     assert reader.box(names[0], (60, 50)) == (12, 2, 48, 38)
     assert reader.box(names[0], (120, 100)) == (24, 4, 96, 76)
@@ -369,7 +370,7 @@ def test_images_without_lungs_are_reported(small):
     split = pd.DataFrame({'image': dataset.table['image'], 'patient_id': dataset.table['patient_id'],
                           'part': ['train']*4 + ['valid']*2 + ['test']*2 + ['train']*4})
     with pytest.warns(UserWarning, match='2 of 10 images have no lung mask'):
-        loaders(dataset, split, batch_size=4, lung_crop=True)
+        loaders(dataset, split, batch_size=4, views=['lungs'])
     with warnings.catch_warnings():
         warnings.filterwarnings('error', '.*lung')
         loaders(dataset, split, batch_size=4)
@@ -379,8 +380,8 @@ def test_crop_without_masks_is_refused(small):
     (small/'segmentation.csv').unlink()
     dataset = ChestDataset(small)
     split = pd.DataFrame({'image': dataset.table['image'], 'patient_id': dataset.table['patient_id'], 'part': ['train']*8 + ['valid']*4})
-    with pytest.raises(UserError, match='segmentation.csv'): loaders(dataset, split, batch_size=4, lung_crop=True)
-    with pytest.raises(UserError, match='segmentation.csv'): image_dataloader(dataset, list(dataset.table['image']), lung_crop=True)
+    with pytest.raises(UserError, match='segmentation.csv'): loaders(dataset, split, batch_size=4, views=['lungs'])
+    with pytest.raises(UserError, match='segmentation.csv'): image_dataloader(dataset, list(dataset.table['image']), views=['lungs'])
 
 
 # -- imbalance
@@ -481,10 +482,10 @@ def packed(dataset, tmp_path, monkeypatch):
 @pytest.mark.parametrize('num_workers', [0, 2])
 def test_a_pack_changes_nothing_but_the_speed(dataset, split, packed, monkeypatch, num_workers):
     with_pack = loaders(dataset, split, num_workers=num_workers)
-    assert image_reader(with_pack).pack and not image_reader(with_pack).is_cached
+    assert image_reader(with_pack).packs[0] and not image_reader(with_pack).is_cached
     monkeypatch.delenv('CHESTNB_PACKS')
     without = loaders(dataset, split, num_workers=num_workers)
-    assert image_reader(without).pack is None
+    assert image_reader(without).packs == [None]
     for one, other in zip(with_pack, without):
         assert all(torch.equal(a, b) for a, b in zip(all_batches(one), all_batches(other)))
 
@@ -495,11 +496,11 @@ def test_a_pack_serves_items_subsets_and_prediction(dataset, split, packed, monk
     reader = GreyImages(part, 32)
     item, batch = reader(names[3]), reader.batch(names)
     predicted = all_batches(image_dataloader(part, names, image_size=32, device='cpu'))[0]
-    monkeypatch.setattr(GreyImages, 'decode_image', lambda self, name: pytest.fail('a file was decoded'))
+    monkeypatch.setattr(GreyImages, 'decode_image', lambda self, name, places=None: pytest.fail('a file was decoded'))
     assert torch.equal(GreyImages(part, 32).batch(names), batch)
     monkeypatch.undo()
     plain = GreyImages(part, 32)
-    assert plain.pack is None and torch.equal(plain(names[3]), item) and torch.equal(plain.batch(names), batch)
+    assert plain.packs == [None] and torch.equal(plain(names[3]), item) and torch.equal(plain.batch(names), batch)
     assert torch.equal(all_batches(image_dataloader(part, names, image_size=32, device='cpu'))[0], predicted)
 
 
@@ -512,28 +513,28 @@ def test_batches_from_a_pack_are_bytes_until_the_device(dataset, split, packed):
 def test_a_stale_pack_is_announced_and_not_used(small, monkeypatch):
     dataset = ChestDataset(small)
     pack_images(dataset, 32, workers=1, progress=False)
-    assert GreyImages(dataset, 32).pack and GreyImages(dataset, 32, lung_crop=True).pack is None
+    assert GreyImages(dataset, 32).packs[0] and GreyImages(dataset, 32, views=['lungs']).packs == [None]
     name = dataset.table['image'][2]
     Image.new('L', (60, 50), 200).save(dataset.image_path(name))
     with pytest.warns(UserWarning, match='1 of 12 images changed'): reader = GreyImages(dataset, 32)
-    assert reader.pack is None and reader.batch([name]).max() == 200
+    assert reader.packs == [None] and reader.batch([name]).max() == 200
 
 
 def test_a_pack_of_lung_crops_is_read_and_gives_the_same_squares(small, monkeypatch):
     "0.1 decoded every image anew in every epoch when lung_crop was asked for"
     dataset = ChestDataset(small)
     names = list(dataset.table['image'])
-    expected = GreyImages(dataset, 40, lung_crop=True).batch(names)
+    expected = GreyImages(dataset, 40, views=['lungs']).batch(names)
     pack_images(dataset, 40, workers=1, crop=lungs_crop(dataset), progress=False)
     split = pd.DataFrame({'image': names, 'patient_id': dataset.table['patient_id'], 'part': ['train']*8 + ['valid']*4})
-    monkeypatch.setattr(GreyImages, 'decode_image', lambda self, name: pytest.fail('a file was decoded'))
-    dls = loaders(dataset, split, image_size=40, batch_size=4, lung_crop=True)
+    monkeypatch.setattr(GreyImages, 'decode_image', lambda self, name, places=None: pytest.fail('a file was decoded'))
+    dls = loaders(dataset, split, image_size=40, batch_size=4, views=['lungs'])
     assert torch.equal(image_reader(dls).batch(names), expected)
-    assert torch.equal(all_batches(image_dataloader(dataset, names, image_size=40, lung_crop=True, device='cpu'))[0], expected.float()/255)
-    assert GreyImages(dataset, 40).pack is None # whole images are another pack
+    assert torch.equal(all_batches(image_dataloader(dataset, names, image_size=40, views=['lungs'], device='cpu'))[0], expected.float()/255)
+    assert GreyImages(dataset, 40).packs == [None] # whole images are another pack
     monkeypatch.undo()
     os.utime(small/'segmentation.csv', (1, 1)) # other masks, other boxes
-    with pytest.warns(UserWarning, match='not used'): assert GreyImages(ChestDataset(small), 40, lung_crop=True).pack is None
+    with pytest.warns(UserWarning, match='not used'): assert GreyImages(ChestDataset(small), 40, views=['lungs']).packs == [None]
 
 
 def test_an_image_that_the_pack_left_out_is_not_black(small):
@@ -543,7 +544,7 @@ def test_an_image_that_the_pack_left_out_is_not_black(small):
     path.write_bytes(path.read_bytes()[:200])
     pack_images(dataset, 32, workers=1, skip_unusable=True, progress=False)
     reader = GreyImages(dataset, 32)
-    assert reader.pack
+    assert reader.packs[0]
     with pytest.raises(UserError, match=name): reader.batch([dataset.table['image'][0], name])
     with pytest.raises(UserError, match=name): reader(name)
 
@@ -556,8 +557,8 @@ def test_block_shuffle_in_the_loader(dataset, split, packed):
         orders.append(dls.train.get_idxs())
         assert sorted(orders[-1]) == list(range(len(dls.train_ds)))
     assert orders[0] == orders[1] != orders[2]
-    assert dls.valid.get_idxs() == list(range(len(dls.valid_ds))) and image_reader(dls).pack.read_ahead == 16
-    assert full.train.get_idxs() != orders[0] and image_reader(full).pack.read_ahead == 0
+    assert dls.valid.get_idxs() == list(range(len(dls.valid_ds))) and image_reader(dls).packs[0].read_ahead == 16
+    assert full.train.get_idxs() != orders[0] and image_reader(full).packs[0].read_ahead == 0
     assert len({row//16 for row in orders[0][:64]}) <= 18 < len({row//16 for row in full.train.get_idxs()[:64]})
 
 

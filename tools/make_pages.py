@@ -19,7 +19,7 @@ from make_map import NBS, PACKAGES, ROOT, modules
 
 NOTE = '<!-- Made by `make readme`: change the notebooks, not this file. -->'
 HELP_WIDTH = '88' # Columns of the --help texts; what argparse wraps to
-CHAPTERS = {'Install and run': ('chestnb_demo', 'chestnb_check'), 'Bring your own data': ('chestnb_import', 'chestnb_audit', 'chestnb_pack'),
+CHAPTERS = {'Install and run': ('chestnb_demo', 'chestnb_check'), 'Bring your own data': ('chestnb_import', 'chestnb_audit', 'chestnb_lungs', 'chestnb_pack'),
             'Fetch or draw data': ('chestnb_nih', 'chestnb_chestmnist', 'chestnb_phantom'), 'Train and evaluate': ('chestnb_train', 'chestnb_evaluate', 'chestnb_report')}
 
 COLAB = 'https://colab.research.google.com/github/chestnb/chestnb/blob/main/nbs'
@@ -92,7 +92,7 @@ def sidebar_text():
     if exercises: lines += section('Exercises', sum(exercises, []), 3)
     packages = [section(title, entries([(name.split('.', 1)[1], page) for name, page in library.items() if name.split('.')[0] == package], 7), 5) for package, title in PACKAGES.items()]
     lines += section('Library', entries([('API index', 'api/index.qmd')], 5) + sum(packages, []) + entries([(name, page) for name, page in library.items() if name.split('.')[0] not in PACKAGES], 5), 3)
-    lines += entries([('Commands', 'commands.qmd'), ('Results', 'results.ipynb')], 3)
+    lines += entries([('Commands', 'commands.qmd'), ('Results', 'results.ipynb'), ('All of NIH on one GPU', 'nih_recipe.ipynb')], 3)
     return '\n'.join(lines + section('Cards', entries([('Data card', 'data_card.qmd'), ('Model card', 'model_card.qmd')], 5), 3)) + '\n'
 
 

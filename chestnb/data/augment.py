@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['affine_maps', 'change_exposure', 'XrayAugment', 'input_transforms']
 
-# %% ../../nbs/api/data/augment.ipynb #c763d92e
+# %% ../../nbs/api/data/augment.ipynb #6d9abac8
 import numpy as np
 import torch
 import torch.nn.functional as F
 from fastai.data.transforms import IntToFloatTensor
 from fastai.torch_core import TensorImage
 from fasttransform import Transform
+from ..core.errors import UserError
 from .items import TensorXray
 
 # %% ../../nbs/api/data/augment.ipynb #f9a9a5f7
@@ -26,42 +27,48 @@ def affine_maps(
     cos, sin = torch.cos(angle)*scale, torch.sin(angle)*scale
     return torch.stack([cos, -sin, 2*max_shift*draws[2], sin, cos, 2*max_shift*draws[3]], 1).reshape(-1, 2, 3)
 
-# %% ../../nbs/api/data/augment.ipynb #5eefcf5f
+# %% ../../nbs/api/data/augment.ipynb #0bbe4620
 def change_exposure(
-    x:torch.Tensor,           # (n,1,H,W), 0..1
+    x:torch.Tensor,           # (n,v,H,W), 0..1: v views of each image
     draws:torch.Tensor,       # (3,n), each -1..1: gamma, contrast, brightness
     max_gamma:float=0.25,     # Of its logarithm: exp(±0.25) is 0.78..1.28
     max_contrast:float=0.2,   # Of its logarithm
     max_brightness:float=0.1  # Added grey, 0..1
-) -> torch.Tensor:            # (n,1,H,W), 0..1
-    "Gamma, contrast around mid-grey and brightness, one of each an image."
+) -> torch.Tensor:            # (n,v,H,W), 0..1
+    "Gamma, contrast around mid-grey and brightness, one of each an image, the same in all its views."
     gamma, contrast, brightness = draws[:, :, None, None, None].to(x.dtype)
     x = x.clamp(1e-6, 1)**torch.exp(max_gamma*gamma)
     return ((x - 0.5)*torch.exp(max_contrast*contrast) + (0.5 + max_brightness*brightness)).clamp_(0, 1)
 
-# %% ../../nbs/api/data/augment.ipynb #d166d54b
+# %% ../../nbs/api/data/augment.ipynb #7ad4c169
 class XrayAugment(Transform):
-    "Random geometry and exposure for a training batch of X-rays, (n,1,H,W) in 0..1; no flips."
+    "Random geometry and exposure for a training batch of X-rays, (n,v,H,W) in 0..1; no flips."
     split_idx, order = 0, 20
     def __init__(self,
-        seed:int=0 # Same seed, same changes
+        seed:int=0,        # Same seed, same changes
+        strength:float=1.0 # Factor on all ranges, above 0, at most 4
     ):
         super().__init__()
+        if not 0 < strength <= 4: raise UserError(f'the strength of the augmentation is {strength}; give a number above 0 and at most 4, such as 1, or switch it off (augment=False).')
+        self.strength = strength
         self.seed(seed)
     def seed(self, *numbers): self.number, self.generator = int(np.random.SeedSequence(numbers).generate_state(1)[0]), None
-    def draws(self, n, device): # (7,n) on the device, each -1..1
+    def draws(self, n, views, device): # (4v+3,n) on the device, each -strength..strength: four a view, three an image
         if self.generator is None or self.generator.device != device: self.generator = torch.Generator(device).manual_seed(self.number)
-        return torch.rand(7, n, generator=self.generator, device=device)*2 - 1
+        return (torch.rand(4*views + 3, n, generator=self.generator, device=device)*2 - 1)*self.strength
     def encodes(self, x:TensorImage):
-        plain, draws = x.as_subclass(torch.Tensor), self.draws(len(x), x.device)
-        grid = F.affine_grid(affine_maps(draws[:4]).to(x.dtype), list(x.shape), align_corners=False)
-        moved = F.grid_sample(plain, grid, padding_mode='border', align_corners=False)
-        return TensorXray(change_exposure(moved, draws[4:]))
+        plain, (n, views, *sides) = x.as_subclass(torch.Tensor), x.shape
+        draws = self.draws(n, views, x.device)
+        maps = affine_maps(draws[:-3].unflatten(0, (views, 4)).permute(1, 2, 0).flatten(1)) # view by view within each image
+        grid = F.affine_grid(maps.to(x.dtype), [n*views, 1, *sides], align_corners=False)
+        moved = F.grid_sample(plain.reshape(n*views, 1, *sides), grid, padding_mode='border', align_corners=False)
+        return TensorXray(change_exposure(moved.reshape(n, views, *sides), draws[-3:]))
     def __getstate__(self): return self.__dict__ | {'generator': None}
 
-# %% ../../nbs/api/data/augment.ipynb #6090206a
+# %% ../../nbs/api/data/augment.ipynb #081e9b30
 def input_transforms(
-    augment:bool=False # Add `XrayAugment` for training batches?
-) -> list:             # Batch transforms: to 0..1, augment
+    augment:bool=False, # Add `XrayAugment` for training batches?
+    strength:float=1.0  # Factor on the ranges of the augmentation
+) -> list:              # Batch transforms: to 0..1, augment
     "What happens to a batch of `uint8` images before the model sees it."
-    return [IntToFloatTensor()] + [XrayAugment()]*augment
+    return [IntToFloatTensor()] + ([XrayAugment(strength=strength)] if augment else [])

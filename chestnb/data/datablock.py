@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PartSplitter', 'chest_datablock', 'positive_weights', 'balanced_sampler_weights', 'chest_dataloaders']
 
-# %% ../../nbs/03_datablock.ipynb #50c9c66e
+# %% ../../nbs/03_datablock.ipynb #b713dc72
 import numpy as np
 import pandas as pd
 import torch
@@ -18,6 +18,7 @@ from .findings import resolve_unknown
 from .items import Findings, GreyImages
 from .loaders import check_learning_split, check_loader_settings, ChestDL, reading_threads, ready_loaders
 from .parts import images_in
+from .views import check_views
 
 # %% ../../nbs/03_datablock.ipynb #cf4b9f89
 class PartSplitter:
@@ -33,23 +34,24 @@ class PartSplitter:
                      for part in ('train', 'valid'))
     def __repr__(self): return f'PartSplitter of {len(self.part)} images'
 
-# %% ../../nbs/03_datablock.ipynb #b02ddc78
+# %% ../../nbs/03_datablock.ipynb #69382a48
 def chest_datablock(
     dataset:ChestDataset,  # Images, labels, masks
     split:pd.DataFrame,    # Columns `image`, `part`: 'train' and 'valid' are used
     image_size:int=128,    # Side of the square input, pixels
-    lung_crop:bool=False,  # Cut to the box around the lungs first
+    views:list|tuple=('whole',), # What of each image the model sees: 'whole', 'lungs', or both
     augment:bool=True,     # Change training images at random
+    augment_strength:float=1.0, # Factor on the ranges of these changes
     unknown:str='mask',    # Unknown labels: 'mask' (NaN, left out of the loss), 'negative' or 'positive'
     threads:int=1          # Images that are decoded at the same time
 ) -> DataBlock:            # Its source is a list of image names
     "The recipe from image names to augmented batches in 0..1."
     return DataBlock(
-        blocks     = (TransformBlock(type_tfms=GreyImages(dataset, image_size, lung_crop, threads=threads)),
+        blocks     = (TransformBlock(type_tfms=GreyImages(dataset, image_size, views, threads=threads)),
                       TransformBlock(type_tfms=Findings(dataset, unknown))),
         splitter   = PartSplitter(split),
         dl_type    = ChestDL,
-        batch_tfms = input_transforms(augment))
+        batch_tfms = input_transforms(augment, augment_strength))
 
 # %% ../../nbs/03_datablock.ipynb #df65ef9f
 def positive_weights(
@@ -79,14 +81,15 @@ def balanced_sampler_weights(
     weights = (classes*rarity).max(1)
     return weights/weights.mean()
 
-# %% ../../nbs/03_datablock.ipynb #1a26f4d1
+# %% ../../nbs/03_datablock.ipynb #b6d58fcf
 def chest_dataloaders(
     dataset:ChestDataset,      # Images, labels, masks
     split:pd.DataFrame,        # From `chestnb.data.split`; audited first
     image_size:int=128,        # Side of the square input, pixels
     batch_size:int=32,         # Images a batch
-    lung_crop:bool=False,      # Cut to the box around the lungs first
+    views:list|tuple=('whole',), # What of each image the model sees: 'whole', 'lungs', or both; names of `VIEWS`
     augment:bool=True,         # Change training images at random
+    augment_strength:float=1.0, # Factor on the ranges of these changes
     sampler:str|None=None,     # None: each training image once an epoch, but for the last incomplete batch; 'balanced': rare findings more often
     unknown:str='mask',        # Unknown labels: 'mask' (NaN, left out of the loss), 'negative' or 'positive'
     num_workers:int|None=None, # Threads that read ahead; None: by the device and its cores; 0: the training thread reads
@@ -94,13 +97,13 @@ def chest_dataloaders(
     seed:int=0,                # Same seed, same batches
     device=None                # None: the GPU if there is one
 ) -> DataLoaders:              # `.train` shuffled; `.valid` in the order of `images_in(split, 'valid')`
-    "Loaders of (images (n,1,S,S) in 0..1, findings (n,k)) for a patient split."
+    "Loaders of (images (n,views,S,S) in 0..1, findings (n,k)) for a patient split."
     check_learning_split(dataset, split)
     train, valid = images_in(split, 'train'), images_in(split, 'valid')
     check_loader_settings(len(train), batch_size, sampler, shuffle_block)
     device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
     threads = reading_threads(device) if num_workers is None else num_workers
-    block = chest_datablock(dataset, split, image_size, lung_crop, augment, unknown, threads)
+    block = chest_datablock(dataset, split, image_size, views, augment, augment_strength, unknown, threads)
     weights = balanced_sampler_weights(resolve_unknown(dataset.targets(train), unknown)) if sampler else None
     dls = block.dataloaders(train + valid, bs=batch_size, num_workers=threads, device=device, dl_kwargs=({'weights': weights, 'shuffle_block': shuffle_block}, {}))
-    return ready_loaders(dls, dataset, dict(image_size=image_size, batch_size=batch_size, lung_crop=lung_crop, unknown=unknown, num_workers=threads, device=dls.device), shuffle_block, seed)
+    return ready_loaders(dls, dataset, dict(image_size=image_size, batch_size=batch_size, views=check_views(views), unknown=unknown, num_workers=threads, device=dls.device), shuffle_block, seed)

@@ -97,13 +97,14 @@ def import_command(
     except UserError: pass                      # the columns stay for the reader to name
     return ' '.join(['chestnb_import', shlex.quote(str(path)), '--to NEW_FOLDER', *(f"--{option} {shlex.quote(','.join(wanted.get(option) or ['COLUMN']))}" for option in ('image', 'patient', 'labels'))])
 
-# %% ../../nbs/api/data/dataset.ipynb #9eafb330
+# %% ../../nbs/api/data/dataset.ipynb #c376c76f
 class ChestDataset:
     "A checked folder of chest X-rays: labels, images, and masks and boxes if there are any."
     def __init__(self,
         path:str|Path,           # Folder with `images/` and `data.csv`
         on_mismatch:str='raise', # 'raise', or 'drop': leave out what is only in the table or only on disk
-        unknown:str='mask'       # Unknown labels: 'mask' leaves them unknown, 'negative' and 'positive' decide
+        unknown:str='mask',      # Unknown labels: 'mask' leaves them unknown, 'negative' and 'positive' decide
+        masks:str|Path|None=None # A file of masks in CheXmask's format that lies elsewhere; None: the folder's segmentation.csv, if there is one
     ):
         if on_mismatch not in ('raise', 'drop'): raise UserError(f"on_mismatch={on_mismatch!r}: expected 'raise' or 'drop'.")
         self.path = Path(path)
@@ -112,7 +113,7 @@ class ChestDataset:
         try: self._read_table(on_mismatch)
         except UserError as error: raise self._with_command(error) from error
         self._decide(unknown)
-        self._open_masks()
+        self._open_masks(Path(masks) if masks else self._first_of('segmentation.csv'))
         self.boxes = self._read_boxes()
 
     def __len__(self): return len(self.table)
@@ -190,11 +191,13 @@ def _decide(self:ChestDataset, unknown):
     self.table[NO_FINDING] = np.where(self.table[NO_FINDING].isna(), ~(decided == 1).any(axis=1), self.table[NO_FINDING] == 1).astype(bool)
     self.table.attrs['notes'].append(f"{plural(n_unknown, 'unknown label')} taken as {unknown}")
 
-# %% ../../nbs/api/data/dataset.ipynb #b2a51dde
+# %% ../../nbs/api/data/dataset.ipynb #7a81abab
 @patch
-def _open_masks(self:ChestDataset):
+def _open_masks(self:ChestDataset, path):
     "The index of the masks; those of a small file are checked."
-    path = self._first_of('segmentation.csv')
+    if path is not None and not path.is_file(): raise UserError(f"{path}: there is no such file of masks. Give the path of one in CheXmask's format, or none: "
+                                                                "the folder's own segmentation.csv is taken if there is one.")
+    self.masks_path = path
     self._masks = None if path is None else MaskFile(path)
     self._mask_rows = {} if path is None else rows_of_images(self._masks.notes['keys'].tolist(), self.table.image)
     self._masks_checked = path is None or path.stat().st_size <= LARGE
@@ -296,14 +299,14 @@ def targets(self:ChestDataset,
     table = self.table if images is None else self.table.iloc[self.rows_of(images)]
     return table[list(self.findings)].to_numpy(np.float32)
 
-# %% ../../nbs/api/data/dataset.ipynb #68515403
+# %% ../../nbs/api/data/dataset.ipynb #11cbc3bb
 @patch
 def mask(self:ChestDataset,
     name:str,       # Image name
     structure:str   # A member of `STRUCTURES`
 ) -> np.ndarray:    # bool (height, width)
     "One mask of one image."
-    path = self.path/'segmentation.csv'
+    path = self.masks_path or self.path/'segmentation.csv'
     if structure not in STRUCTURES: raise UserError(f"structure {structure!r}: expected one of {', '.join(STRUCTURES)}.")
     if self._masks is None: raise UserError(f"{path}: is missing, so there are no masks. Add the file in CheXmask's format.")
     if name not in self._mask_rows: raise UserError(f"{path}: has no row for {name!r}. Add its masks.")
@@ -311,7 +314,7 @@ def mask(self:ChestDataset,
     row = self._mask_rows[name]
     return decode_mask(self._masks.texts(row)[structure], self._masks.notes['height'][row], self._masks.notes['width'][row])
 
-# %% ../../nbs/api/data/dataset.ipynb #c9504374
+# %% ../../nbs/api/data/dataset.ipynb #d84c15d2
 @patch
 def subset(self:ChestDataset,
     images:Iterable # Image names, each once
@@ -324,6 +327,15 @@ def subset(self:ChestDataset,
     part._mask_rows = {name: row for name, row in self._mask_rows.items() if name in chosen}
     if self.boxes is not None: part.boxes = self.boxes[self.boxes.image.isin(images)]
     return part
+
+@patch
+def with_masks(self:ChestDataset,
+    path:str|Path|None # A file of masks in CheXmask's format; None: no masks
+) -> ChestDataset:     # The same images and labels, with these masks
+    "The same data set with masks from another file, such as those that a segmenter drew."
+    other = copy.copy(self)
+    other._open_masks(None if path is None else Path(path))
+    return other
 
 # %% ../../nbs/api/data/dataset.ipynb #a14ffdc2
 @patch(as_prop=True)

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['reading_threads', 'read_ahead', 'on_gpu', 'ReadsAhead', 'ChestDL', 'patient_texts', 'check_learning_split',
-           'check_loader_settings', 'findings_without_positives', 'warn_of_gaps', 'seed_dataloaders', 'image_reader',
-           'image_dataloader', 'part_dataloader', 'ready_loaders']
+           'check_loader_settings', 'findings_without_positives', 'warn_of_gaps', 'warn_of_unpacked',
+           'seed_dataloaders', 'image_reader', 'image_dataloader', 'part_dataloader', 'ready_loaders']
 
-# %% ../../nbs/api/data/loaders.ipynb #8fde3a71
+# %% ../../nbs/api/data/loaders.ipynb #f8408d18
 import os, random, warnings
 import numpy as np
 import pandas as pd
@@ -26,7 +26,8 @@ from .dataset import ChestDataset
 from .findings import resolve_unknown
 from .items import Findings, GreyImages
 from .leakage import audit_split
-from .pack import block_shuffle
+from .pack import block_shuffle, pack_command
+from .views import whole_note
 
 # %% ../../nbs/api/data/loaders.ipynb #b6177ddc
 def reading_threads(
@@ -120,6 +121,30 @@ def batch_readers(self:ChestDL) -> list: # The `batch` methods to use, or [] if 
     if not simple or self.prebatched or real(self.after_item) or real(self.before_batch): return []
     return [steps[0].batch for steps in parts]
 
+# %% ../../nbs/api/data/loaders.ipynb #155d1a3a
+@patch
+def views_title(self:ChestDL,
+    title:str|None,      # What the user wants to stand there
+    usual:str|None=None  # What stands there beside the names of views, if the user wants nothing
+) -> dict:               # {'title': text}, or nothing where there is nothing to say
+    "A title that names the views of the images, if there are several."
+    reader = next((step for part in getattr(self.dataset, 'tls', []) for step in part.tfms.fs if isinstance(step, GreyImages)), None)
+    views = reader.views if reader and len(reader.views) > 1 else []
+    texts = [' | '.join(views), title or (usual if views else '')]
+    return {'title': ' · '.join(filter(None, texts))} if any(texts) else {}
+
+@patch
+@delegates(TfmdDL.show_batch)
+def show_batch(self:ChestDL, b=None, max_n=9, title=None, **kwargs):
+    "As fastai's; the title names the views."
+    return TfmdDL.show_batch(self, b, max_n, **kwargs, **self.views_title(title))
+
+@patch
+@delegates(TfmdDL.show_results)
+def show_results(self:ChestDL, b, out, max_n=9, title=None, **kwargs):
+    "As fastai's; the title names the views."
+    return TfmdDL.show_results(self, b, out, max_n, **kwargs, **self.views_title(title, 'label / predicted'))
+
 # %% ../../nbs/api/data/loaders.ipynb #c9d01efc
 def patient_texts(
     table:pd.DataFrame # Columns `image`, `patient_id`
@@ -159,7 +184,7 @@ def check_loader_settings(
     if shuffle_block < 0 or shuffle_block and sampler: raise UserError(f'shuffle_block is {shuffle_block} with sampler {sampler!r}; '
         'give zero or more images, and no sampler: drawing rare findings more often reads everywhere.')
 
-# %% ../../nbs/api/data/loaders.ipynb #d3f290af
+# %% ../../nbs/api/data/loaders.ipynb #f75264f2
 def findings_without_positives(
     dataset:ChestDataset, # The images
     images:list,          # Names of the training images
@@ -176,13 +201,23 @@ def warn_of_gaps(
     valid:list,           # Names of the validation images
     unknown:str='mask'    # Policy for unknown labels
 ):
-    "Warn of findings that cannot be learnt, and of images that a lung crop shows whole."
+    "Warn of findings that cannot be learnt, and of images that a view shows whole."
     empty = findings_without_positives(dataset, train, unknown)
     if empty: warnings.warn(f'no training image has {listed(empty, 14)}: a model cannot learn to see what it was never shown, '
                             'and its scores for it mean nothing.', stacklevel=4)
-    whole = reader.without_lungs(train + valid)
-    if whole: warnings.warn(f'lung_crop: {len(whole)} of {len(train + valid)} images have no lung mask in segmentation.csv '
-                            f'and are shown whole: {listed(whole)}', stacklevel=4)
+    for view, whole in reader.shown_whole(train + valid).items():
+        note = whole_note(dataset, view, whole, len(train + valid))
+        if len(whole) == len(train + valid): raise UserError(f'{note}. There is nothing to learn from this view: add masks, or leave it out of views.')
+        warnings.warn(note, stacklevel=4)
+
+def warn_of_unpacked(
+    dataset:ChestDataset, # The images
+    reader:GreyImages     # What reads them
+):
+    "Warn of views that are decoded anew in every epoch while another view is packed."
+    if reader.is_cached or not any(reader.packs) or not reader.unpacked: return
+    slow = {reader.views[i]: pack_command(dataset, reader.image_size, reader.crops[i]) for i in reader.unpacked}
+    warnings.warn(f'the view {listed(slow)} has no pack of {reader.image_size} px, so all images are decoded in every epoch. Run: {"; ".join(slow.values())}', stacklevel=4)
 
 # %% ../../nbs/api/data/loaders.ipynb #996a3359
 def seed_dataloaders(
@@ -197,7 +232,7 @@ def seed_dataloaders(
         for transform in dl.after_batch.fs:
             if isinstance(transform, XrayAugment): transform.seed(seed, epoch, *([process] if process else []))
 
-# %% ../../nbs/api/data/loaders.ipynb #c6af3c72
+# %% ../../nbs/api/data/loaders.ipynb #29d46e81
 def image_reader(
     dls:DataLoaders # From `chest_dataloaders`
 ) -> GreyImages:    # What reads their images
@@ -209,7 +244,7 @@ def image_dataloader(
     images:list,               # Image names; the loader keeps their order
     image_size:int=128,        # Side of the square input, pixels
     batch_size:int=32,         # Images a batch
-    lung_crop:bool=False,      # As in training
+    views:list|tuple=('whole',), # As in training
     unknown:str='mask',        # Unknown labels: 'mask' (NaN), 'negative' or 'positive'
     num_workers:int|None=None, # Threads that read; None: by the device and its cores
     device=None                # None: the GPU if there is one
@@ -222,20 +257,20 @@ def image_dataloader(
     if not images: raise UserError('The list of images is empty; at least one image name is needed.')
     device = device or torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     threads = reading_threads(device) if num_workers is None else num_workers
-    reader = GreyImages(dataset, image_size, lung_crop, cache_bytes=0, threads=threads)
+    reader = GreyImages(dataset, image_size, views, cache_bytes=0, threads=threads)
     datasets = Datasets(images, tfms=[[reader], [Findings(dataset, unknown)]])
     return ChestDL(datasets, bs=batch_size, num_workers=threads, device=device, after_batch=input_transforms())
 
-# %% ../../nbs/api/data/loaders.ipynb #90dd61c6
+# %% ../../nbs/api/data/loaders.ipynb #15d5cefb
 def part_dataloader(
-    dls:DataLoaders,      # From `chest_dataloaders`: its image size, crop and device are used
+    dls:DataLoaders,      # From `chest_dataloaders`: its image size, views and device are used
     dataset:ChestDataset, # Images and labels
     images:list           # Image names, for example `images_in(split, 'test')`
 ) -> ChestDL:             # Same order, no augmentation, none dropped
     "A loader of given images with the settings of `dls`."
     return image_dataloader(dataset, images, **dls.settings)
 
-# %% ../../nbs/api/data/loaders.ipynb #eb79f05f
+# %% ../../nbs/api/data/loaders.ipynb #fcf49ed0
 def ready_loaders(
     dls:DataLoaders,      # Of the training and validation images of a split
     dataset:ChestDataset, # The images
@@ -243,9 +278,10 @@ def ready_loaders(
     shuffle_block:int=0,  # Neighbours that stay together in shuffling; 0: none
     seed:int=0            # Same seed, same batches
 ) -> DataLoaders:         # The same loaders
-    "Keep the settings, tell the pack, warn of gaps, seed."
+    "Keep the settings, tell the packs, warn of gaps, seed."
     dls.settings, reader = settings, image_reader(dls)
-    if reader.pack: reader.pack.read_ahead = shuffle_block
+    for pack in filter(None, reader.packs): pack.read_ahead = shuffle_block
+    warn_of_unpacked(dataset, reader)
     warn_of_gaps(dataset, reader, list(dls.train_ds.items), list(dls.valid_ds.items), settings['unknown'])
     seed_dataloaders(dls, seed)
     return dls

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PACK_FORMAT', 'PACK_CHUNK', 'PLAIN_ENDINGS', 'pack_recipe', 'source_state', 'pack_key', 'pack_chunk', 'read_record',
            'sound_chunks', 'Pack', 'pack_name', 'pack_header', 'older_packs', 'made_before', 'check_room', 'begin_pack',
-           'fill_pack', 'refuse_unusable', 'finish_pack', 'pack_images', 'pack_folders', 'why_unfit', 'find_pack',
-           'verify_pack', 'verified_pack', 'block_shuffle']
+           'fill_pack', 'refuse_unusable', 'finish_pack', 'pack_images', 'pack_folders', 'pack_command', 'why_unfit',
+           'find_pack', 'verify_pack', 'verified_pack', 'block_shuffle']
 
 # %% ../../nbs/api/data/pack.ipynb #339e9d5b
 import contextlib, functools, hashlib, json, mmap, os, random, shutil, warnings
@@ -64,7 +64,7 @@ def pack_key(
     digest.update(np.asarray(state, '<i8').tobytes())
     return digest.hexdigest()
 
-# %% ../../nbs/api/data/pack.ipynb #c1de088c
+# %% ../../nbs/api/data/pack.ipynb #6db9d33e
 def pack_chunk(
     path:str|Path, # The .npy file being made; it has its full size already
     start:int,     # Row of the first image
@@ -75,7 +75,7 @@ def pack_chunk(
     n, size, _ = opened(path).shape
     squares, failed = np.zeros((len(sources), size, size), np.uint8), {}
     for square, (name, file, made, box) in zip(squares, sources):
-        try: square[:] = opened(made[0])[made[1]] if made else cropped_square(read_image(file), size, box)
+        try: square[:] = opened(made[0])[made[1]] if made else cropped_square(read_image(file), size, box, name)
         except UserError as error: failed[name] = str(error)
     with open(path, 'r+b') as out:
         out.seek(os.path.getsize(path) - (n - start)*size**2)
@@ -145,7 +145,7 @@ def pixels(self:Pack) -> np.ndarray: # uint8 (n,S,S), memory-mapped, read only
 @patch
 def __getstate__(self:Pack): return {name: value for name, value in self.__dict__.items() if name not in ('_pixels', '_advised')}
 
-# %% ../../nbs/api/data/pack.ipynb #0a771a82
+# %% ../../nbs/api/data/pack.ipynb #026b1bfa
 @patch
 def advise(self:Pack,
     rows:np.ndarray # Sorted row numbers
@@ -163,12 +163,16 @@ def advise(self:Pack,
 
 @patch
 def batch(self:Pack,
-    rows          # Row numbers, in any order
-) -> np.ndarray:  # uint8 (n,S,S), a copy
+    rows,                    # Row numbers, in any order
+    out:np.ndarray|None=None # uint8 (n,S,S), to be filled; None: a new array
+) -> np.ndarray:             # uint8 (n,S,S), a copy
     "Several squares at once."
     rows = np.asarray(rows, dtype=np.int64)
     if len(rows) and self.pixels.size: self.advise(np.sort(rows))
-    return np.asarray(self.pixels)[rows]
+    pixels = np.asarray(self.pixels)
+    if out is None: return pixels[rows]
+    for square, row in zip(out, rows.tolist()): square[:] = pixels[row] # one copy, wherever `out` lies
+    return out
 
 # %% ../../nbs/api/data/pack.ipynb #fdffd94b
 def pack_name(
@@ -328,13 +332,24 @@ def pack_images(
             f'{dataset.path}: images changed while they were packed. Run chestnb_pack again: it makes only what changed.')
         return finish_pack(folder, header | {'skipped': failed}, done)
 
-# %% ../../nbs/api/data/pack.ipynb #a8f324d6
+# %% ../../nbs/api/data/pack.ipynb #d4046253
 def pack_folders(
     dataset:ChestDataset # The images
 ) -> list:               # Folders, the first one preferred
     "Where packs of a data set may lie: in its folder `packs`, and where the environment variable CHESTNB_PACKS says."
     elsewhere = os.environ.get('CHESTNB_PACKS', '')
     return [dataset.path/'packs', *(Path(folder) for folder in elsewhere.split(os.pathsep) if folder)]
+
+def pack_command(
+    dataset:ChestDataset,  # The images
+    size:int,              # Side of the squares, pixels
+    crop:Crop|None=None,   # What is cut out first; None: nothing, the whole image
+    out:str|Path=''        # Where packs lie; empty: `packs` in the data set's folder
+) -> str:                  # 'chestnb_pack DIR --size 224 --views lungs'
+    "What to type for a pack."
+    masks = dataset.masks_path if crop and crop.name == 'lungs' and dataset.masks_path != dataset.path/'segmentation.csv' else ''
+    options = {'size': size, 'views': crop.name if crop else '', 'masks': masks, 'out': out}
+    return ' '.join([f'chestnb_pack {dataset.path}', *(f'--{name} {value}' for name, value in options.items() if value)])
 
 def why_unfit(
     pack:Pack,             # A finished pack
@@ -354,7 +369,7 @@ def why_unfit(
     if len(changed): return f'{len(changed):,} of {len(images):,} images changed since it was made, for example {images[changed[0]]}'
     return '' if pack.pixels is not None else 'it cannot be opened'
 
-# %% ../../nbs/api/data/pack.ipynb #1f59539f
+# %% ../../nbs/api/data/pack.ipynb #75fcf224
 def find_pack(
     dataset:ChestDataset,   # The images
     size:int,               # Side of the squares, pixels
@@ -372,7 +387,7 @@ def find_pack(
         except (UserError, KeyError) as error: reason = str(error)
         reasons.append(f'{path}: this pack is not used, because {reason}.')
     if reasons: warnings.warn(' '.join(reasons) + ' The images are read from their files, which is slower. '
-                              f'Run: chestnb_pack {dataset.path} --size {size}', stacklevel=2)
+                              f'Run: {pack_command(dataset, size, crop)}', stacklevel=2)
     return None
 
 # %% ../../nbs/api/data/pack.ipynb #27fa7a5d
@@ -389,7 +404,7 @@ def verify_pack(
         f'{pack.images[damaged[0]]} and following. Delete {pack.path.name} and run chestnb_pack again.')
     return len(pack)
 
-# %% ../../nbs/api/data/pack.ipynb #aa2273b7
+# %% ../../nbs/api/data/pack.ipynb #424bf6e7
 def verified_pack(
     dataset:ChestDataset, # The images
     size:int,             # Side of the squares, pixels
@@ -399,7 +414,7 @@ def verified_pack(
 ) -> Pack:                # The pack: fit for use, and as it was written
     "An existing pack, compared with its checksums and with the images."
     path = Path(out or dataset.path/'packs')/f'{pack_name(size, crop)}.json'
-    remedy = f'Run: chestnb_pack {dataset.path} --size {size}' + f' --out {out}'*bool(out)
+    remedy = f'Run: {pack_command(dataset, size, crop, out)}'
     if not path.is_file(): raise UserError(f'{path}: there is no pack of this size. {remedy}')
     pack = Pack(path)
     reason = why_unfit(pack, dataset, dataset.table.image.tolist(), crop)

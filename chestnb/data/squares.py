@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['REDUCING_GAP', 'pad_to_square', 'grey_square', 'Crop', 'scaled_box', 'cropped_square']
 
-# %% ../../nbs/api/data/squares.ipynb #d509a8ae
+# %% ../../nbs/api/data/squares.ipynb #a545c666
 import numpy as np
 from dataclasses import dataclass, field
 from PIL import Image
 from typing import Callable
+from ..core.errors import UserError
 
 # %% ../../nbs/api/data/squares.ipynb #727bcd13
 def pad_to_square(
@@ -35,13 +36,14 @@ def grey_square(
     if image.size == (size, size): return np.array(image)
     return np.array(image.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=REDUCING_GAP))
 
-# %% ../../nbs/api/data/squares.ipynb #610fb956
+# %% ../../nbs/api/data/squares.ipynb #365cd59a
 @dataclass(frozen=True)
 class Crop:
     "What is cut out of each image before it becomes a square."
     name:str                                # Part of the pack's file name: 'lungs'
     recipe:dict = field(compare=False)      # What decides the boxes, as JSON: {'margin': .1, 'masks': 'checksum'}
     box:Callable = field(compare=False)     # Image name -> (left, upper, right, lower, width, height): a box on a picture of that size. None: the whole image
+    has:Callable|None = field(default=None, compare=False) # Image name -> whether it has a box, where that is known without making it; None: `box` is asked
 
 def scaled_box(
     box:tuple, # (left, upper, right, lower, width, height): a box on a picture of that width and height
@@ -55,7 +57,12 @@ def scaled_box(
 def cropped_square(
     image:Image.Image,   # Mode 'L', any shape
     size:int,            # Side of the result, pixels
-    box:tuple|None=None  # As `Crop.box` gives it
+    box:tuple|None=None, # As `Crop.box` gives it
+    name:str='an image'  # What the image is called, for a message
 ) -> np.ndarray:         # uint8 (size, size)
     "The square of an image, or of the part inside a box."
-    return grey_square(image.crop(scaled_box(box, image.size)) if box else image, size)
+    if not box: return grey_square(image, size)
+    left, upper, right, lower = edges = scaled_box(box, image.size)
+    if right <= left or lower <= upper: raise UserError(
+        f'{name}: the box {tuple(box[:4])} on a picture of {box[4]}×{box[5]} holds no pixel of the {image.width}×{image.height} of the image. Give a larger box.')
+    return grey_square(image.crop(edges), size)

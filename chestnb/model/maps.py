@@ -103,7 +103,7 @@ def map_loader(
     info = getattr(model, 'info', {})
     size = image_size or info.get('image_size')
     if not size: raise UserError('The model does not say on which image size it was trained; give image_size, in pixels.')
-    return image_dataloader(dataset, names, image_size=size, batch_size=32, lung_crop=info.get('lung_crop', False), device='cpu')
+    return image_dataloader(dataset, names, image_size=size, batch_size=32, views=['lungs'] if info.get('lung_crop') else ['whole'], device='cpu')
 
 
 def pair_maps(

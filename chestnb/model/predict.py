@@ -45,7 +45,7 @@ def warn_of_whole_images(
 ) -> list:       # Those that are shown whole to a model that expects a crop
     "Warn of images that should have been cut to the lungs and have no mask"
     reader = next(step for step in dl.dataset.tls[0].tfms.fs if isinstance(step, GreyImages))
-    whole = reader.without_lungs(images)
+    whole = list(dict.fromkeys(name for names in reader.shown_whole(images).values() for name in names))
     if whole: warnings.warn(f'{len(whole)} of {len(images)} images have no lung mask in segmentation.csv and are shown whole to a model that '
                             f'learnt from images cut to the lungs, so their probabilities are less reliable: {listed(whole)}', stacklevel=3)
     return whole
@@ -66,7 +66,7 @@ def predict(
     images, info = list(dataset.table.image if images is None else images), getattr(model, 'info', {})
     size, crop = image_size or info.get('image_size'), info.get('lung_crop', False) if lung_crop is None else lung_crop
     if not size: raise UserError('The model does not say on which image size it was trained; give image_size, in pixels.')
-    dl = image_dataloader(dataset, images, image_size=size, batch_size=batch_size, lung_crop=crop, num_workers=num_workers,
+    dl = image_dataloader(dataset, images, image_size=size, batch_size=batch_size, views=['lungs'] if crop else ['whole'], num_workers=num_workers,
                           device=next(model.parameters()).device)
     whole = warn_of_whole_images(dl, images)
     table = pd.DataFrame(probabilities_of(model, dl, mixed_precision, progress), columns=[f'prob_{finding}' for finding in model.findings])
