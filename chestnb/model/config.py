@@ -66,7 +66,7 @@ class ModelOptions:
     "What a fusion is built of"
     branches: list                        # timm names of the networks, one to four, separated by commas
     branch_stages: list                   # After which stage each network is cut, -1 the last, separated by commas
-    weights: list                         # First weights of each branch, separated by commas, or one for all
+    weights: list                         # First weights of each branch, separated by commas, or one for all: auto, none, imagenet, a timm name, a file
     attention: str = 'squeeze_excitation' # What weighs the joined maps
     reduced_channels: int = 64            # Channels of each branch after its pointwise convolution, at least 1
     dropout: float = 0.0                  # Share of the pooled features dropped in training, 0 to below 1
