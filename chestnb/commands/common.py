@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['exit_text', 'is_launched', 'errors_as_sentences', 'option_parser', 'usual_spelling', 'typed_arguments',
-           'on_command_line', 'command', 'yes_or_no', 'with_options', 'open_dataset', 'labels_from',
-           'refuse_unknown_patients']
+           'on_command_line', 'command', 'group_help', 'command_group', 'yes_or_no', 'with_options', 'open_dataset',
+           'labels_from', 'refuse_unknown_patients']
 
 # %% ../../nbs/api/commands/common.ipynb #35835288
 import inspect, os, re, sys, warnings
@@ -43,13 +43,14 @@ def errors_as_sentences(
         process = f' (process {os.environ["RANK"]})' if is_launched() else ''
         sys.exit(print(f'\n{name}{process}: {text}', file=sys.stderr) or code)
 
-# %% ../../nbs/api/commands/common.ipynb #fe4faca9
+# %% ../../nbs/api/commands/common.ipynb #06861f08
 def option_parser(
     function,     # A documented function
-    main:str=''   # Its parameter that may be given without a name
+    main:str='',  # Its parameter that may be given without a name
+    name:str=''   # What is typed for it; empty: the function's name
 ):                # An `argparse.ArgumentParser`
     "The command line of a function."
-    parser = anno_parser(function, prog=function.__name__)
+    parser = anno_parser(function, prog=name or function.__name__)
     for action in parser._actions: action.help = re.sub(r' \(default: (None|False|)\)$', '', action.help or '') # nothing is no default
     if main: parser.add_argument('bare', nargs='?', metavar=main.upper(), help=f'the same as --{main}')
     return parser
@@ -66,10 +67,11 @@ def usual_spelling(
 def typed_arguments(
     function,      # A documented function
     main:str='',   # Its parameter that may be given without a name
-    words:list=()  # What was typed behind the command
+    words:list=(), # What was typed behind the command
+    name:str=''    # What is typed for it; empty: the function's name
 ) -> dict:         # Name of each parameter -> its value
     "Arguments of a function from a command line."
-    parser = option_parser(function, main)
+    parser = option_parser(function, main, name)
     given = vars(parser.parse_args([usual_spelling(word, parser._option_string_actions) for word in words]))
     bare = given.pop('bare', None)
     for name in ('pdb', 'xtra'): given.pop(name)
@@ -94,6 +96,33 @@ def command(
         def run(*args, **kwargs):
             if args or kwargs or not on_command_line(function.__name__): return function(*args, **kwargs)
             with errors_as_sentences(function.__name__): function(**typed_arguments(function, main, sys.argv[1:]))
+        return run
+    return decorate
+
+# %% ../../nbs/api/commands/common.ipynb #a0946dc9
+def group_help(
+    name:str,      # What is typed first
+    text:str,      # What the group is for
+    functions:dict # Word -> (documented function, its main parameter)
+) -> str:          # The help of the group, then that of each command
+    "What `--help` says of a group of commands."
+    usage = f"usage: {name} {{{','.join(functions)}}} ...\n\n{text}\n\noptions:\n  -h, --help  show this help message and exit\n"
+    return '\n'.join([usage, *(option_parser(function, main, f'{name} {word}').format_help() for word, (function, main) in functions.items())])
+
+def command_group(
+    **functions # Word -> (documented function, its main parameter)
+):              # A decorator of a function that gives the name and says what the group is for
+    "Make a console script of several functions."
+    def decorate(function):
+        name = function.__name__
+        @wraps(function)
+        def run():
+            word, *words = sys.argv[1:] or ['--help']
+            with errors_as_sentences(name):
+                if word in ('-h', '--help'): return print(group_help(name, function.__doc__, functions).rstrip())
+                if word not in functions: raise UserError(f"{word!r} is no command of {name}; expected one of {', '.join(functions)}. Their options: {name} --help")
+                chosen, main = functions[word]
+                chosen(**typed_arguments(chosen, main, words, f'{name} {word}'))
         return run
     return decorate
 

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['reading_threads', 'read_ahead', 'on_gpu', 'ReadsAhead', 'ChestDL', 'patient_texts', 'check_learning_split',
-           'check_loader_settings', 'findings_without_positives', 'warn_of_gaps', 'seed_dataloaders', 'image_reader',
-           'image_dataloader', 'part_dataloader', 'ready_loaders']
+           'check_loader_settings', 'findings_without_positives', 'warn_of_gaps', 'warn_of_unpacked',
+           'seed_dataloaders', 'image_reader', 'image_dataloader', 'part_dataloader', 'ready_loaders']
 
-# %% ../../nbs/api/data/loaders.ipynb #31086d65
+# %% ../../nbs/api/data/loaders.ipynb #f8408d18
 import os, random, warnings
 import numpy as np
 import pandas as pd
@@ -26,7 +26,7 @@ from .dataset import ChestDataset
 from .findings import resolve_unknown
 from .items import Findings, GreyImages
 from .leakage import audit_split
-from .pack import block_shuffle
+from .pack import block_shuffle, pack_command
 from .views import whole_note
 
 # %% ../../nbs/api/data/loaders.ipynb #b6177ddc
@@ -184,7 +184,7 @@ def check_loader_settings(
     if shuffle_block < 0 or shuffle_block and sampler: raise UserError(f'shuffle_block is {shuffle_block} with sampler {sampler!r}; '
         'give zero or more images, and no sampler: drawing rare findings more often reads everywhere.')
 
-# %% ../../nbs/api/data/loaders.ipynb #00da5a46
+# %% ../../nbs/api/data/loaders.ipynb #f75264f2
 def findings_without_positives(
     dataset:ChestDataset, # The images
     images:list,          # Names of the training images
@@ -209,6 +209,15 @@ def warn_of_gaps(
         note = whole_note(dataset, view, whole, len(train + valid))
         if len(whole) == len(train + valid): raise UserError(f'{note}. There is nothing to learn from this view: add masks, or leave it out of views.')
         warnings.warn(note, stacklevel=4)
+
+def warn_of_unpacked(
+    dataset:ChestDataset, # The images
+    reader:GreyImages     # What reads them
+):
+    "Warn of views that are decoded anew in every epoch while another view is packed."
+    if reader.is_cached or not any(reader.packs) or not reader.unpacked: return
+    slow = {reader.views[i]: pack_command(dataset, reader.image_size, reader.crops[i]) for i in reader.unpacked}
+    warnings.warn(f'the view {listed(slow)} has no pack of {reader.image_size} px, so all images are decoded in every epoch. Run: {"; ".join(slow.values())}', stacklevel=4)
 
 # %% ../../nbs/api/data/loaders.ipynb #996a3359
 def seed_dataloaders(
@@ -261,7 +270,7 @@ def part_dataloader(
     "A loader of given images with the settings of `dls`."
     return image_dataloader(dataset, images, **dls.settings)
 
-# %% ../../nbs/api/data/loaders.ipynb #f3ef5416
+# %% ../../nbs/api/data/loaders.ipynb #fcf49ed0
 def ready_loaders(
     dls:DataLoaders,      # Of the training and validation images of a split
     dataset:ChestDataset, # The images
@@ -272,6 +281,7 @@ def ready_loaders(
     "Keep the settings, tell the packs, warn of gaps, seed."
     dls.settings, reader = settings, image_reader(dls)
     for pack in filter(None, reader.packs): pack.read_ahead = shuffle_block
+    warn_of_unpacked(dataset, reader)
     warn_of_gaps(dataset, reader, list(dls.train_ds.items), list(dls.valid_ds.items), settings['unknown'])
     seed_dataloaders(dls, seed)
     return dls

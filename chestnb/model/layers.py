@@ -5,13 +5,12 @@
 # %% auto #0
 __all__ = ['eval_mode', 'split_at_layer']
 
-# %% ../../nbs/api/model/layers.ipynb #f917802d
+# %% ../../nbs/api/model/layers.ipynb #36cf2322
 import torch
 from contextlib import contextmanager
 from torch import Tensor
 from ..core.errors import UserError
-from .attention import FindingQuery
-from .fusion import align_grids, FusionModel
+from .fusion import FusionModel
 
 # %% ../../nbs/api/model/layers.ipynb #8dd10df6
 @contextmanager
@@ -24,21 +23,20 @@ def eval_mode(
     finally:
         for part, mode in modes: part.training = mode
 
-# %% ../../nbs/api/model/layers.ipynb #a7eda3c0
+# %% ../../nbs/api/model/layers.ipynb #f9dbea10
 def split_at_layer(
     model:FusionModel, # In evaluation mode
-    images:Tensor,     # (n, 1, height, width), grey in 0..1
+    images:Tensor,     # (n, views, height, width), grey in 0..1
     layer='fused'      # 'fused', or the number of a branch: 0 is the first
 ) -> tuple:            # map (n, channels, h, w) without history, and the function from such a map to the logits
-    "A model in two halves: the map of a layer, and what comes after it."
+    "A model in two halves: the map of a layer, and what comes after it, up to the fusion's own logits."
     names = ['fused', *range(len(model.branches))]
     if isinstance(layer, bool) or layer not in names: raise UserError(f"layer is {layer!r}; this model has {', '.join(map(repr, names))}.")
     with torch.no_grad():
         if layer == 'fused': return model.fused_features(images).float(), lambda fused: model.classify(model.pool(fused))
-        images = model.checked(images)
-        maps = [branch(images) for branch in model.branches]
+        views = model.checked(images).split(1, dim=1)
+        maps = [branch(views[i % len(views)]) for i, branch in enumerate(model.branches)]
     def rest(own):
         reduced = [reduce(own if i == layer else other) for i, (reduce, other) in enumerate(zip(model.reduce, maps))]
-        joined = torch.cat(align_grids(reduced), dim=1)
-        return model.classify(model.pool(joined if isinstance(model.attention, FindingQuery) else model.attention(joined)))
+        return model.classify(model.pool(model.attend(model.join(reduced))))
     return maps[layer].float(), rest

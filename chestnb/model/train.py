@@ -82,14 +82,14 @@ def shared_run(
     "Hold the run folder for all processes of this launch, and against everybody else"
     with ExitStack() as held: yield first_decides(lambda: held.enter_context(locked_run(out, record, resume)))
 
-# %% ../../nbs/api/model/train.ipynb #4b3c9ee8
+# %% ../../nbs/api/model/train.ipynb #8a49a89c
 def model_notes(
     dataset:ChestDataset, # What is trained on
     config:TrainConfig,   # All decisions
     record:dict           # From `run_record`
 ) -> dict:                # For model.json
     "What `model.info` says beside the model's shape"
-    return {'image_size': config.image_size, 'lung_crop': config.lung_crop, 'unknown': config.unknown,
+    return {'image_size': config.image_size, 'tta': config.tta, 'unknown': config.unknown,
             'provenance': asdict(dataset.provenance), 'trained_on': record['dataset'], 'weights_used': record['weights_used']}
 
 def train_epochs(
@@ -108,7 +108,8 @@ def train_epochs(
     learn = make_learner(dataset, split, config, fresh=not rows)
     if rows:
         learn.create_opt()
-        load_checkpoint(out/CHECKPOINT, learn.model, learn.opt)
+        average = load_checkpoint(out/CHECKPOINT, learn.model, learn.opt)
+        if average: learn.average_weights.continue_from(average)
     recorder = RunRecorder(out, config, model_notes(dataset, config, record), rows, on_epoch)
     fit_one_cycle(learn, config, recorder, callbacks)
     return recorder.rows
