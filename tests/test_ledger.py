@@ -125,6 +125,8 @@ def test_what_is_one_run(models):
         assert same_run(sample, log_odds_sample(scored))
     calibrated = first.with_scores(first.scores/(first.scores + 2*(1 - first.scores)))
     for scored in (second, calibrated, first.rows([3])): assert not same_run(sample, log_odds_sample(scored))
+    for _ in range(2): opened(first.rows([3]))
+    assert known() == ['seed 0'], 'too few numbers to tell apart, and yet the same'
     certain = first.with_scores((first.scores > .5).astype(float))
     assert np.isfinite([value for row in log_odds_sample(certain).values() for value in row.values()]).all()
 
