@@ -39,7 +39,7 @@ def lung_box(
     columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
     return square_around((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1), mask.shape[::-1], margin) if len(rows) else None
 
-# %% ../../nbs/api/data/views.ipynb #3927ac31
+# %% ../../nbs/api/data/views.ipynb #0a8a222a
 LUNG_MARGIN = 0.1 # of the longer side of the lungs
 
 def lungs_crop(
@@ -47,8 +47,8 @@ def lungs_crop(
 ) -> Crop:               # For `GreyImages` and `pack_images`
     "Cut each image to the square around its lungs, where a mask says where they are."
     if dataset.masks_path is None: raise UserError(
-        f'{dataset.path} has no segmentation.csv, so nothing says where the lungs are. Add the file (CheXmask format, lesson 00), '
-        'name one that lies elsewhere (masks=), or use the view whole alone.')
+        f'{dataset.path} has no segmentation.csv, so nothing says where the lungs are. Add the file (CheXmask format, lesson 00; '
+        'chestnb_lungs segment writes one), name one that lies elsewhere (masks=), or use the view whole alone.')
     def box(name):
         span = dataset.mask_span(name, ('Left Lung', 'Right Lung')) if dataset.has_mask(name) else None
         return span and (*square_around(span[:4], span[4:], LUNG_MARGIN), *span[4:])
