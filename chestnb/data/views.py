@@ -55,7 +55,7 @@ def lungs_crop(
     state = dataset.masks_path.stat()
     return Crop('lungs', {'margin': LUNG_MARGIN, 'masks': [state.st_size, state.st_mtime_ns]}, box, dataset.has_mask)
 
-# %% ../../nbs/api/data/views.ipynb #5b48ccf1
+# %% ../../nbs/api/data/views.ipynb #7b413a53
 VIEWS = {'whole': lambda dataset: None, 'lungs': lungs_crop}
 BUILT_IN = tuple(VIEWS)
 
@@ -74,7 +74,7 @@ def check_views(
     views # Names, or one text with commas between them: 'whole,lungs'
 ) -> list: # The names
     "Refuse views that nobody defined."
-    names = [name.strip() for name in views.split(',')] if isinstance(views, str) else list(views)
+    names = [name.strip() for name in views.split(',')] if isinstance(views, str) else list(views or ())
     if not names: raise UserError("views is empty; give at least one, for example 'whole'.")
     for name in names:
         if name not in VIEWS: raise UserError(f'there is no view {name!r}; there are {listed(VIEWS, 20)}. A view of your own is defined first: '

@@ -46,7 +46,7 @@ def log_odds_sample(
     values = np.log(p/(1 - p)).round(3) + 0.
     return {str(scored.images[i]): dict(zip(scored.findings, row.tolist())) for i, row in zip(order, values)}
 
-# %% ../../nbs/api/evaluation/ledger.ipynb #1b222836
+# %% ../../nbs/api/evaluation/ledger.ipynb #da10f8ae
 SAME, SHARED = .01, 20 # Largest median difference of log-odds, and the fewest numbers, by which two samples are of one run
 
 def same_run(
@@ -54,6 +54,7 @@ def same_run(
     b:dict  # Of another file of predictions
 ) -> bool:
     "Are two samples of one run? False where they share too little to tell."
+    if a == b: return True
     differences = [abs(a[image][finding] - b[image][finding]) for image in a.keys() & b.keys() for finding in a[image].keys() & b[image].keys()]
     return len(differences) >= SHARED and float(np.median(differences)) <= SAME
 
@@ -140,48 +141,51 @@ def opening_of(
     reason = f' Reason given for this one: "{runs[at].reason}".' if runs[at].reason else ''
     return Opening(f'The official test list was scored {"; and ".join(sides)}.{reason} What is chosen by such scores is chosen on the test list. {limits}', len(runs) - 1)
 
-# %% ../../nbs/api/evaluation/ledger.ipynb #8f1efac5
+# %% ../../nbs/api/evaluation/ledger.ipynb #437992c4
 def refuse_another_run(
     ledger:dict, # From `read_ledger`
     runs:list,   # Of `LedgerRun`: what is to be scored now
     reason:str,  # Why, in the user's words
-    path:Path    # The ledger, for the message
+    path:Path,   # The ledger, for the message
+    together:str='' # Why several runs are scored at once, where that is the plan of a command
 ):
     "Refuse to score the official test list for a further run without a reason."
     new = [run for run in runs if place_of(run, ledger['runs']) < 0]
-    others = [*ledger['runs'], *new[1:]]
+    others = [run for run in ledger['runs'] if not together or place_of(run, runs) < 0] + new[1:]*(not together)
     if reason or not new or not others: return
     before = f'was scored before for {plural(len(ledger["runs"]), "run")}: {listed(ledger["runs"])}' if ledger['runs'] else f'would be scored for {plural(len(new), "run")} at once'
     raise UserError(f"NIH's official test list {before}. {new[0].name} is another run, and the best of several scores on a test list is chosen on it. Choose between models on "
                     'validation patients. If this score was planned, say why, and the report will say it with the runs before: --test_again "second of three seeds, planned". '
                     f'(Ledger: {path})')
 
-# %% ../../nbs/api/evaluation/ledger.ipynb #8cac7028
+# %% ../../nbs/api/evaluation/ledger.ipynb #0e3e082b
 def write_down(
-    path:Path, # The ledger
-    runs:list, # Of `LedgerRun`; the first is the one that is reported
-    reason:str # Why, in the user's words
-) -> tuple:    # `Opening` of the first; those that are new in the ledger
+    path:Path,      # The ledger
+    runs:list,      # Of `LedgerRun`; the first is the one that is reported
+    reason:str,     # Why, in the user's words
+    together:str='' # See `refuse_another_run`
+) -> tuple:         # `Opening` of the first; those that are new in the ledger
     "Note that these runs are scored, or refuse."
     with open_ledger(path) as ledger:
-        refuse_another_run(ledger, runs, reason, path)
+        refuse_another_run(ledger, runs, reason, path, together)
         new = [run for run in runs if place_of(run, ledger['runs']) < 0]
         ledger['runs'] += new
         for run in runs:
             known = ledger['runs'][place_of(run, ledger['runs'])]
-            known.images, known.reason = max(known.images, run.images), known.reason or reason
+            known.images, known.reason = max(known.images, run.images), known.reason or reason or together
     return opening_of(ledger, runs[0]), new
 
 @contextmanager
 def official_test_opened(
-    scored:list,  # Of `Scored`: what is to be scored; the first is the one that is reported
-    reason:str='' # Why, if other runs were scored before
-):                # Yields an `Opening` for the report; an empty one where it is not the official list
+    scored:list,    # Of `Scored`: what is to be scored; the first is the one that is reported
+    reason:str='',  # Why, if other runs were scored before
+    together:str='' # Why they are scored at once, where that is the plan of a command
+):                  # Yields an `Opening` for the report; an empty one where it is not the official list
     "Score the official test list inside: the first run freely, another one with a reason, and never unsaid."
     runs = [ledger_run(one, reason.strip()) for one in scored if official_part(one)[0] in ('whole', 'part')]
     if not runs: yield Opening(); return
     path = ledger_file()
-    said, new = write_down(path, runs, reason.strip())
+    said, new = write_down(path, runs, reason.strip(), together)
     try: yield said
     except BaseException:
         with open_ledger(path) as ledger: ledger['runs'] = [run for run in ledger['runs'] if place_of(run, new) < 0]
