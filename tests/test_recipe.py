@@ -228,6 +228,26 @@ def test_a_run_from_before_there_were_views_goes_on(dataset, split, tmp_path):
     assert config_from_dict(old['config']).model['views'] == ['whole']
 
 
+def test_a_view_that_nobody_defined_is_refused_before_anything_is_written(dataset, split, tmp_path):
+    with pytest.raises(UserError, match="no view 'lung'; there are whole, lungs"):
+        train_model(dataset, split, tmp_path/'run', TrainConfig(**TINY | dict(model=VIEWS | dict(views=['whole', 'lung']))), progress=False)
+    assert not (tmp_path/'run').exists()
+
+
+def test_a_view_of_ones_own_trains_and_predicts(dataset, split, tmp_path):
+    from chestnb.data import views
+    from chestnb.data.squares import Crop
+    try:
+        views.define_view('left_half', lambda data: Crop('left_half', {'share': .5}, lambda name: (0, 0, 1, 2, 2, 2)))
+        config = TrainConfig(**TINY | dict(model=VIEWS | dict(views=['whole', 'left_half']), epochs=1))
+        model = train_model(dataset, split, tmp_path/'run', config, progress=False)
+        names = images_in(split, 'valid')
+        table = predict(load_model(tmp_path/'run'), dataset, names, progress=False)
+        assert table.equals(predict(model, dataset, names, progress=False)) and table.attrs['shown_whole'] == []
+    finally: views.VIEWS.pop('left_half', None)
+    with pytest.raises(UserError, match="no view 'left_half'"): predict(model, dataset, names, progress=False)
+
+
 def test_the_demo_has_a_name_for_every_branch():
     names = [*demo_configs(MODELS['two_view'])]
     assert names == ['fusion', 'tf_efficientnet_lite0 on whole alone', 'tf_efficientnet_lite0 on lungs alone']
