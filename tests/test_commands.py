@@ -70,10 +70,10 @@ def test_two_different_folders_are_refused(place):
 
 
 def test_options_of_training_are_the_same_in_both_commands_and_name_every_choice():
-    "Branches, stages, sampler, lung crop, weight decay ... could not be chosen on the command line of 0.1"
+    "Branches, stages, sampler, views, weight decay ... could not be chosen on the command line of 0.1"
     helps = [typed(command, '--help', cwd='.').stdout for command in ('chestnb_train', 'chestnb_demo')]
     options = [{line.split()[0]: ' '.join(line.split()[2:]) for line in text.split('options:')[1].splitlines() if line.strip().startswith('--')} for text in helps]
-    choices = {'--branches', '--branch_stages', '--weights', '--attention', '--sampler', '--lung_crop', '--weight_decay', '--backbone_rate', '--loss', '--seed', '--unknown'}
+    choices = {'--branches', '--branch_stages', '--weights', '--attention', '--sampler', '--views', '--branch_heads', '--average_weights', '--weight_decay', '--backbone_rate', '--loss', '--seed', '--unknown'}
     assert choices <= options[0].keys() & options[1].keys()
     assert all(options[0][name] == options[1][name] for name in options[0].keys() & options[1].keys() - {'--out'})
 

@@ -78,7 +78,7 @@ class ModelOptions:
 
 CHOICES = dict(loss=LOSSES, attention=(*ATTENTIONS, 'none'), sampler=(None, 'balanced'), unknown=UNKNOWN_LABELS)
 
-# %% ../../nbs/api/model/config.ipynb #2fafe16c
+# %% ../../nbs/api/model/config.ipynb #cf5ad200
 @patch
 def check(self:TrainConfig) -> TrainConfig: # Itself, if all is well
     "Refuse impossible values"
@@ -105,6 +105,8 @@ def check(self:TrainConfig) -> TrainConfig: # Itself, if all is well
         "sampler 'balanced' and loss 'weighted_bce' together count the rare findings twice; choose one of them in the TrainConfig.")
     check_model_views(self.model)
     check_model_answer(self.model)
+    if self.model.get('answer', 'fusion') != 'fusion' and not self.branch_loss: raise UserError(
+        f"answer {self.model['answer']!r} asks the branches' own heads, which learn nothing with branch_loss 0; give it a weight, or answer as 'fusion'.")
     return self
 
 # %% ../../nbs/api/model/config.ipynb #d058d8c5
