@@ -142,14 +142,14 @@ def say_shown_whole(
     if len(whole) == len(names): raise UserError(f'{note}. A pack of this view would be the pack of the whole images: add masks, or leave it out of --views.')
     print(note)
 
-# %% ../../nbs/api/commands/data.ipynb #3a4929bf
+# %% ../../nbs/api/commands/data.ipynb #304bba89
 @command('data')
 def chestnb_pack(
     data:str='',                  # Data set folder; empty: the embedded synthetic one
     on_mismatch:str='raise',      # Rows without an image, or images without a row: 'raise' or 'drop'
     size:Param('Side of the squares, pixels; may be given several times (default: 224)', str, action='append')=None,
     views:str='whole',            # What of each image is packed, one pack a view: whole, lungs or whole,lungs
-    masks:str='',                 # File of masks in CheXmask's format; empty: segmentation.csv in the folder
+    masks:str='',                 # File of masks in CheXmask's format; empty: segmentation.csv in the folder, else found by the segmenter that comes with chestnb
     out:str='',                   # Folder of the packs; empty: `packs` in the data set's folder
     workers:int=0,                # Processes that decode; 0: one for each core
     skip_unusable:store_true=False, # Leave out images that cannot be read, instead of failing at the end
@@ -159,6 +159,9 @@ def chestnb_pack(
     from chestnb.data.pack import pack_images, verified_pack
     from chestnb.data.views import check_views, view_crops
     dataset, sizes, names = open_dataset(data, on_mismatch=on_mismatch, masks=masks), pack_sizes(size), list(dict.fromkeys(check_views(views)))
+    if 'lungs' in names and dataset.masks_path is None:
+        from chestnb.model.lungs import with_lungs # needs torch
+        dataset = with_lungs(dataset, names)
     crops = list(zip(names, view_crops(dataset, names)))
     for view, crop in crops: say_shown_whole(dataset, view, crop)
     for side, (view, crop) in product(sizes, crops):

@@ -27,7 +27,7 @@ def choose_split(
     if split == 'patient': return patient_split(dataset.table, seed=0)
     return read_split(split, dataset.table)
 
-# %% ../../nbs/api/commands/train.ipynb #bf39ecbf
+# %% ../../nbs/api/commands/train.ipynb #5d053d6d
 @command('data')
 @with_options(config_options())
 def chestnb_train(
@@ -35,7 +35,7 @@ def chestnb_train(
     out:str='runs/train',        # Run folder for weights, history and figures
     split:str='patient',         # 'patient', 'official', a CSV file from `save_split`, or a folder with lists of image names
     on_mismatch:str='raise',     # Rows without an image, or images without a row: 'raise' or 'drop'
-    model:str='small',           # Where to start: 'small', or 'reference' (DenseNet-121 + ResNet-50, ImageNet weights, 224 pixels)
+    model:str='small',           # Where to start: 'small', 'two_view' (whole image and lungs, 224 pixels), or 'reference' (DenseNet-121 + ResNet-50, 224 pixels)
     resume:store_true=False,     # Go on after the last finished epoch of `out`
     **options
 ):
@@ -58,7 +58,7 @@ def default_run_folder(
     except UserError: pass   # no embedded data set here: fine, the user brought one
     return Path('runs')/(f'{path.parent.name}-{path.name}' if path.name == 'dataset' else path.name)
 
-# %% ../../nbs/api/commands/train.ipynb #de653aa8
+# %% ../../nbs/api/commands/train.ipynb #25771c23
 @command('data')
 @with_options(config_options())
 def chestnb_demo(
@@ -66,7 +66,7 @@ def chestnb_demo(
     out:str='',                  # Run folder; empty: runs/demo, or runs/<name of the data set>
     split:str='patient',         # 'patient', 'official', a CSV file from `save_split`, or a folder with lists of image names
     on_mismatch:str='raise',     # Rows without an image, or images without a row: 'raise' or 'drop'
-    model:str='small',           # Where to start: 'small', or 'reference' (DenseNet-121 + ResNet-50, ImageNet weights, 224 pixels)
+    model:str='small',           # Where to start: 'small', 'two_view' (whole image and lungs, 224 pixels), or 'reference' (DenseNet-121 + ResNet-50, 224 pixels)
     test_again:str='',           # Why NIH's official test list is scored for further runs; this stands in the scores then
     **options
 ):

@@ -7,13 +7,13 @@ __all__ = ['ONE_VIEW', 'REFERENCE_FUSION', 'SMALL_FUSION', 'TWO_VIEW_FUSION', 'C
            'from_lung_crop', 'config_from_dict', 'Option', 'config_options', 'split_list', 'change_model',
            'config_from_options']
 
-# %% ../../nbs/api/model/config.ipynb #5e5867b9
+# %% ../../nbs/api/model/config.ipynb #17eb6c5d
 import json
 from dataclasses import dataclass, field, fields, replace
 from fastcore.basics import patch
 from fastcore.docments import docments
 from ..core.errors import UserError
-from .choices import ATTENTIONS, check_model_answer, check_model_views, LOSSES, UNKNOWN_LABELS
+from .choices import ATTENTIONS, check_model_answer, check_model_views, LOSSES, starts_trained, UNKNOWN_LABELS
 
 # %% ../../nbs/api/model/config.ipynb #450cd534
 ONE_VIEW = dict(views=['whole'], branch_heads=False, branch_dropout=0.0, answer='fusion')
@@ -48,6 +48,7 @@ class TrainConfig:
     average_weights: float = 0.0    # Share of the running average of the weights that stays at each step, 0 to below 1; 0: no average
     label_smoothing: float = 0.0    # How far labels are drawn towards one half, 0 to below 1
     mixup: float = 0.0              # Mix pairs of training images in shares from a Beta distribution with this parameter; 0: never
+    frozen_stages: int = 0          # First stages of each branch that stay as their weights were, 0: none
     frozen_epochs: int = 0          # Epochs at the start in which the kernels of the branches stay as they are, below epochs
     tta: int = 1                    # Copies of an image, slightly shifted and scaled, whose mean is its prediction, 1 (the image alone) to 7
     seed: int = 0                   # Of the first weights, the order of the images and the augmentation, 0 or more
@@ -91,6 +92,7 @@ def check(self:TrainConfig) -> TrainConfig: # Itself, if all is well
              'branch_loss': (self.branch_loss >= 0, 'zero or more'),
              **{name: (0 <= getattr(self, name) < 1, 'zero or more, below 1') for name in ('average_weights', 'label_smoothing')},
              'mixup': (self.mixup >= 0, 'zero or more, for example 0.4'),
+             'frozen_stages': (self.frozen_stages == 0 or self.frozen_stages > 0 and starts_trained(self.model.get('weights')), 'zero, or a number of stages of branches with trained weights'),
              'frozen_epochs': (0 <= self.frozen_epochs < self.epochs, f'zero or more, below {self.epochs} epochs'),
              'tta': (1 <= self.tta <= 7, '1 to 7'),
              **{name: (getattr(self, name) in CHOICES[name], f'one of {", ".join(map(str, CHOICES[name]))}') for name in ('loss', 'sampler', 'unknown')},
@@ -148,9 +150,10 @@ def config_options() -> dict: # name -> `Option`
             options[f.name] = Option(f.name, kind, comments[f.name], values[f.name], choices)
     return options
 
-# %% ../../nbs/api/model/config.ipynb #fc5ecde0
+# %% ../../nbs/api/model/config.ipynb #8a8696ea
 MODELS = dict(small=TrainConfig(), reference=TrainConfig(model=REFERENCE_FUSION, image_size=224),
-              two_view=TrainConfig(model=TWO_VIEW_FUSION, image_size=224, epochs=6, average_weights=.99))
+              two_view=TrainConfig(model=TWO_VIEW_FUSION, image_size=224, epochs=8, learning_rate=1.5e-3, backbone_rate=.15, branch_loss=1.,
+                                   average_weights=.99, frozen_stages=2))
 
 def split_list(
     value # A list, or a text with commas

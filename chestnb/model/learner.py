@@ -27,7 +27,7 @@ from .fusion import FusionModel
 from .losses import make_loss
 from .lungs import with_lungs
 from .machine import amp_mode, ConfiguredPrecision, pick_device, set_speed
-from .optimizer import fusion_parameter_groups, LevelAdamW
+from .optimizer import freeze_stages, fusion_parameter_groups, LevelAdamW
 from .recorder import MacroAUROC, XrayRecorder
 
 # %% ../../nbs/05_train.ipynb #71658f9b
@@ -88,7 +88,7 @@ def make_learner(
     dls = chest_dataloaders(with_lungs(dataset, views), split, image_size=config.image_size, batch_size=images_per_process(config.batch_size),
         views=views, augment=config.augment, augment_strength=config.augment_strength, sampler=config.sampler, unknown=config.unknown,
         num_workers=config.num_workers, shuffle_block=config.shuffle_block, seed=config.seed, device=device)
-    model = first_model(dataset, split, config, fresh).to(device, memory_format=torch.channels_last)
+    model = freeze_stages(first_model(dataset, split, config, fresh), config.frozen_stages).to(device, memory_format=torch.channels_last)
     if config.compile and device.type == 'cuda': model.compile()
     learn = Learner(dls, model, loss_func=training_loss(dataset, split, config.loss, config.unknown, config.label_smoothing), metrics=MacroAUROC(), lr=config.learning_rate,
         opt_func=partial(LevelAdamW, weight_decay=config.weight_decay, fused=device.type in ('cpu', 'cuda')), splitter=fusion_parameter_groups)
