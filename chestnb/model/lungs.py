@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LEAST_QUALITY', 'LEAST_AREA', 'MOST_AREA', 'PART', 'ENOUGH', 'load_segmenter', 'is_usable', 'mask_row',
-           'segment_images', 'images_digest', 'cached_masks_path', 'unusable_images', 'segment_parts', 'found_masks',
-           'found_text', 'segment_dataset', 'with_lungs']
+           'segment_images', 'images_digest', 'cached_masks_path', 'unusable_images', 'segment_parts', 'found_text',
+           'found_masks', 'segment_dataset', 'with_lungs']
 
 # %% ../../nbs/api/model/lungs.ipynb #7185c8ff
 import hashlib, shutil, time
@@ -34,7 +34,7 @@ def load_segmenter(
     "The network that finds lungs."
     return read_segmenter(segmenter_file(path)).to('cuda' if torch.cuda.is_available() else 'cpu')
 
-# %% ../../nbs/api/model/lungs.ipynb #6172decc
+# %% ../../nbs/api/model/lungs.ipynb #01cc12af
 LEAST_QUALITY = .75      # Agreement below which a mask is not used
 LEAST_AREA, MOST_AREA = .05, .7 # Share of the picture that lungs can take up
 
@@ -59,6 +59,7 @@ def mask_row(
     masks = (*split_lungs(found['lungs']), found.get('heart'))
     return row | {structure: encode_mask(mask) for structure, mask in zip(STRUCTURES, masks) if mask is not None}
 
+# %% ../../nbs/api/model/lungs.ipynb #709e01d5
 def segment_images(
     dataset:ChestDataset,    # Gives the images
     images:Iterable,         # Their names
@@ -100,7 +101,7 @@ def unusable_images(
     "Images without a usable mask."
     return [name for name, left, right in zip(frame.image, frame[STRUCTURES[0]], frame[STRUCTURES[1]]) if not left and not right]
 
-# %% ../../nbs/api/model/lungs.ipynb #7a730f60
+# %% ../../nbs/api/model/lungs.ipynb #76c34bf8
 PART = 200 # Images whose masks are kept together until all are done
 ENOUGH = 8 # Images of which at least one must have lungs; a few odd ones are shown whole like any other
 
@@ -120,6 +121,16 @@ def segment_parts(
             bar.update(len(part))
     return pd.concat(parts, ignore_index=True)
 
+def found_text(
+    n:int,         # Images
+    missing:list,  # Those without a usable mask
+    seconds:float  # How long it took
+) -> str:          # One line
+    "What was found, for people."
+    without = f'{plural(len(missing), "image has", "images have")} no usable mask ({listed(missing)})' if missing else 'every image has a usable mask'
+    return f'Lungs found in {plural(n - len(missing), "image")} of {n:,} in {seconds:.0f} s, {without}; kept in the cache.'
+
+# %% ../../nbs/api/model/lungs.ipynb #cd0de0f7
 def found_masks(
     dataset:ChestDataset,              # Gives the images
     segmenter:LungSegmenter|None=None, # From `load_segmenter`; None: the shipped one
@@ -144,15 +155,7 @@ def found_masks(
     if progress: print(found_text(len(frame), missing, time.perf_counter() - started))
     return path
 
-def found_text(
-    n:int,         # Images
-    missing:list,  # Those without a usable mask
-    seconds:float  # How long it took
-) -> str:          # One line
-    "What was found, for people."
-    without = f'{plural(len(missing), "image has", "images have")} no usable mask ({listed(missing)})' if missing else 'every image has a usable mask'
-    return f'Lungs found in {plural(n - len(missing), "image")} of {n:,} in {seconds:.0f} s, {without}; kept in the cache.'
-
+# %% ../../nbs/api/model/lungs.ipynb #5d08313b
 def segment_dataset(
     dataset:ChestDataset,              # Gives the images
     segmenter:LungSegmenter|None=None, # From `load_segmenter`; None: the shipped one
