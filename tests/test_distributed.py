@@ -162,6 +162,16 @@ def test_two_processes_gather_the_score_of_one_and_one_writes(dataset, few, tmp_
     assert abs(alone - model.info['valid_auroc']) < 1e-6
 
 
+def test_two_processes_train_two_views_with_branches_that_wait_and_an_average(dataset, few, tmp_path):
+    "Branches without gradients in the first epoch, losses of heads outside of the model's output, one average that both validate"
+    done = launch(tmp_path, few, dataset, '--epochs', 2, '--views', 'whole,lungs', '--branch_heads', 'yes', '--answer', 'mean', '--frozen_epochs', 1, '--average_weights', .8)
+    _, complained = done.communicate(timeout=300)
+    assert done.returncode == 0, complained
+    model, names = load_model(tmp_path/'run'), images_in(pd.read_csv(few), 'valid')
+    alone = macro_auroc(dataset.targets(names), predict(model, dataset, names, progress=False).drop(columns='Image Index').to_numpy())
+    assert abs(alone - model.info['valid_auroc']) < 1e-6
+
+
 @pytest.mark.skipif(sys.platform == 'win32', reason='no SIGKILL on Windows')
 def test_a_killed_process_ends_the_run_with_a_sentence_and_the_checkpoint_resumes(dataset, few, tmp_path):
     import psutil

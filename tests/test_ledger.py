@@ -18,7 +18,7 @@ from chestnb.data.findings import FINDINGS
 from chestnb.data.nih import is_official_test, nih_metadata
 from chestnb.data.provenance import Provenance
 from chestnb.evaluation import ledger as module
-from chestnb.evaluation.ledger import FORMAT, ledger_file, log_odds_sample, official_test_opened, read_ledger, same_run
+from chestnb.evaluation.ledger import LEDGER_FORMAT, ledger_file, log_odds_sample, official_test_opened, read_ledger, same_run
 from chestnb.evaluation.predictions import write_predictions
 from chestnb.evaluation.report import document
 from chestnb.evaluation.scored import join
@@ -88,6 +88,35 @@ def test_two_runs_in_one_command_are_two_runs(models):
     assert opened(models[0], models[0]).others == 1, 'the same run twice is one run'
 
 
+def test_runs_that_are_scored_together_by_plan(models):
+    first, second, third = models
+    with official_test_opened([first, second], together='a fusion and its branch') as said: pass
+    assert said.others == 1 and '"a fusion and its branch"' in said.text and known() == ['seed 0', 'seed 1']
+    with official_test_opened([first, second], together='a fusion and its branch'): pass
+    with pytest.raises(UserError, match='seed 2 is another run'):
+        with official_test_opened([third, first], together='a fusion and its branch'): pass
+    with official_test_opened([third, first], 'planned', 'a fusion and its branch') as said: pass
+    assert '"planned"' in said.text and known() == ['seed 0', 'seed 1', 'seed 2']
+
+
+def test_the_demo_on_the_official_split(part, tmp_path, capsys):
+    from types import SimpleNamespace
+    from chestnb.commands.pipeline import write_results
+    test, train = part
+    table = pd.concat([test, train], ignore_index=True)
+    table.attrs = dict(test.attrs)
+    split = pd.DataFrame({'image': table.image, 'patient_id': table.patient_id, 'part': ['test']*len(test) + ['train']*len(train)})
+    def demo(out, seeds, **more):
+        return write_results(SimpleNamespace(table=table), split, tmp_path/out, dict(zip(('fusion', 'branch alone'), (simulated_predictions(test, seed=seed) for seed in seeds))), **more)
+    said = lambda out: json.loads((tmp_path/out/'metrics.json').read_text())['official_test']
+    for _ in range(2): demo('a', (0, 1))
+    assert 'for 1 other run since: a/branch alone' in said('a') and 'the plan of chestnb_demo' in said('a') and said('a') in capsys.readouterr().out
+    with pytest.raises(UserError, match='b/fusion is another run'): demo('b', (2, 1))
+    assert not (tmp_path/'b').exists()
+    demo('b', (2, 1), test_again='second seed, planned')
+    assert 'for 2 other runs before: a/fusion' in said('b') and '"second seed, planned"' in said('b')
+
+
 def test_what_is_one_run(models):
     first, second, _ = models
     sample = log_odds_sample(first)
@@ -96,6 +125,8 @@ def test_what_is_one_run(models):
         assert same_run(sample, log_odds_sample(scored))
     calibrated = first.with_scores(first.scores/(first.scores + 2*(1 - first.scores)))
     for scored in (second, calibrated, first.rows([3])): assert not same_run(sample, log_odds_sample(scored))
+    for _ in range(2): opened(first.rows([3]))
+    assert known() == ['seed 0'], 'too few numbers to tell apart, and yet the same'
     certain = first.with_scores((first.scores > .5).astype(float))
     assert np.isfinite([value for row in log_odds_sample(certain).values() for value in row.values()]).all()
 
@@ -142,11 +173,11 @@ def test_a_failure_takes_the_line_back_and_only_that_one(models):
 
 # -- the file
 
-@pytest.mark.parametrize('text', ['', '{', '[]', 'null', '{"format": "another"}', f'{{"format": "{FORMAT}", "begun": "yesterday", "runs": []}}',
-                                  f'{{"format": "{FORMAT}", "begun": "2026-01-01", "runs": {{}}}}'[:-4],
-                                  f'{{"format": "{FORMAT}", "begun": "2026-01-01", "runs": [{{"name": "a"}}]}}',
-                                  f'{{"format": "{FORMAT}", "begun": "2026-01-01", "runs": [{{"name": "a", "first": "2026-01-01", "images": "many", "sample": {{}}}}]}}',
-                                  f'{{"format": "{FORMAT}", "begun": "2026-01-01", "runs": [{{"name": "a", "first": "2026-01-01", "images": 9, "sample": {{"b": 1}}}}]}}',
+@pytest.mark.parametrize('text', ['', '{', '[]', 'null', '{"format": "another"}', f'{{"format": "{LEDGER_FORMAT}", "begun": "yesterday", "runs": []}}',
+                                  f'{{"format": "{LEDGER_FORMAT}", "begun": "2026-01-01", "runs": {{}}}}'[:-4],
+                                  f'{{"format": "{LEDGER_FORMAT}", "begun": "2026-01-01", "runs": [{{"name": "a"}}]}}',
+                                  f'{{"format": "{LEDGER_FORMAT}", "begun": "2026-01-01", "runs": [{{"name": "a", "first": "2026-01-01", "images": "many", "sample": {{}}}}]}}',
+                                  f'{{"format": "{LEDGER_FORMAT}", "begun": "2026-01-01", "runs": [{{"name": "a", "first": "2026-01-01", "images": 9, "sample": {{"b": 1}}}}]}}',
                                   '['*100_000])
 def test_a_damaged_ledger_is_left_alone_and_nothing_is_scored(models, text):
     ledger_file().write_text(text)

@@ -344,7 +344,7 @@ def test_an_early_stop_ends_the_run(dataset, split, tmp_path):
 
 # -- lungs, machines, options
 
-def test_images_without_a_mask_are_counted_when_a_lung_crop_model_predicts(dataset, split, finished, tmp_path):
+def test_images_without_a_mask_are_counted_where_the_lungs_are_looked_at(dataset, split, finished, tmp_path):
     import shutil
     from chestnb.data.masks import write_segmentation
     names = images_in(split, 'valid')[:6]
@@ -354,7 +354,7 @@ def test_images_without_a_mask_are_counted_when_a_lung_crop_model_predicts(datas
     masks = dataset.segmentation
     write_segmentation(masks[masks['image'].isin(names[:4])], tmp_path/'segmentation.csv')
     some, model = ChestDataset(tmp_path, on_mismatch='drop'), finished[1]
-    with pytest.warns(UserWarning, match='2 of 6 images have no lung mask'): table = predict(model, some, names, lung_crop=True, progress=False)
+    with pytest.warns(UserWarning, match='2 of 6 images have no lung mask'): table = predict(model, some, names, views=['lungs'], progress=False)
     assert table.attrs['shown_whole'] == names[4:]
     whole = predict(model, some, names, progress=False)
     same = np.isclose(table.iloc[:, 1:], whole.iloc[:, 1:]).all(axis=1)
@@ -443,9 +443,9 @@ def test_gpu_benchmark_says_not_run_without_a_gpu_and_runs_as_a_smoke_test():
     import os
     blind = {**os.environ, 'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1'}
     said = subprocess.run([sys.executable, BENCHMARK, '--json'], capture_output=True, text=True, env=blind, timeout=TIMEOUT)
-    assert said.returncode == 0 and 'not run: no CUDA GPU' in said.stdout, said.stderr
+    assert said.returncode == 0 and 'not run: no CUDA GPU' in said.stdout and '2 views' in said.stdout, said.stderr
     smoke = subprocess.run([sys.executable, BENCHMARK, '--cpu', '--json'], capture_output=True, text=True, env=blind, timeout=TIMEOUT)
     assert smoke.returncode == 0, smoke.stderr
     rows = {figure: (target, value) for figure, target, value in json.loads(smoke.stdout.splitlines()[-1])}
-    target, ratio = rows['training from a pack / resident batch']
+    target, ratio = rows['training from packs / resident batch']
     assert target == 'none' and 0 < float(ratio) < 3

@@ -9,7 +9,7 @@ __all__ = ['answer_of', 'answers_of', 'silence_branches']
 import torch
 from torch import Tensor
 
-# %% ../../nbs/api/model/answers.ipynb #924fb4fd
+# %% ../../nbs/api/model/answers.ipynb #78d65f5d
 def answer_of(
     logits:Tensor,  # (n, heads, n_findings), from `FusionModel.all_logits`: the fusion's first
     answer='fusion' # 'fusion', 'mean', or the number of a branch
@@ -21,9 +21,11 @@ def answer_of(
 
 def answers_of(
     config:dict # Of a `FusionModel`
-) -> list:      # What its `answer` may be
+) -> dict:      # Name -> what its `answer` may be
     "All answers that a model can give."
-    return ['fusion', *(['mean', *range(len(config['branches']))] if config['branch_heads'] else [])]
+    if not config['branch_heads']: return {'fusion': 'fusion'}
+    n, views = len(config['branches']), config['views']
+    return {'fusion': 'fusion', 'mean': 'mean'} | {f'branch {i} ({views[i % len(views)]})': i for i in range(n)}
 
 # %% ../../nbs/api/model/answers.ipynb #a0f903a3
 def silence_branches(

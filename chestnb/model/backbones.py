@@ -53,7 +53,7 @@ def feature_network(
     "A timm network for grey images, cut behind `stage`."
     return timm.create_model(name, features_only=True, out_indices=(stage,), in_chans=1, **arguments)
 
-# %% ../../nbs/api/model/backbones.ipynb #a4c98c0d
+# %% ../../nbs/api/model/backbones.ipynb #07069a6d
 USABLE_BACKBONES = ("Backbones that work are, for example, 'densenet121', 'resnet50', 'convnext_tiny', "
             "'swin_tiny_patch4_window7_224' and 'vit_small_patch16_224'.")
 
@@ -78,6 +78,9 @@ def open_network(
             if fetched: raise UserError(no_weights_message(named, error)) from error
             problem = error; break
         except (IndexError, AssertionError, ValueError, AttributeError) as error: problem = error; break
+        except Exception as error: # a hub, its cache and a proxy fail in many ways
+            if fetched: raise UserError(no_weights_message(named, error)) from error
+            raise
     raise UserError(f"backbone {name!r} gives no feature map for stage {stage} ({problem}). {USABLE_BACKBONES}") from problem
 
 # %% ../../nbs/api/model/backbones.ipynb #af40c100
@@ -118,6 +121,20 @@ def forward(self:Branch,
 ) -> Tensor: # (n, channels, about height/stride, about width/stride)
     "The feature map of a batch of images: fitted, scaled, looked at."
     return self.features(self.scale(self.fit(x)))
+
+# %% ../../nbs/api/model/backbones.ipynb #77f50946
+@patch
+def first_parameters(self:Branch,
+    stages:int # How many stages, counted from the image; 0: none
+) -> list:     # Parameters of the stem and of these stages
+    "The parameters that lie before the end of a stage."
+    described, named = self.body.feature_info.info, list(self.body.named_parameters())
+    if not 0 <= stages < len(described):
+        raise UserError(f'backbone {self.name!r} has {len(described)} stages, so between 0 and {len(described) - 1} can be frozen, not {stages}')
+    if not stages: return []
+    module = described[stages - 1]['module'].replace('_', '.')
+    inside = [i for i, (name, _) in enumerate(named) if f'.{module}.' in f".{name.replace('_', '.')}."]
+    return [p for _, p in named[:max(inside, default=-1) + 1]]
 
 # %% ../../nbs/api/model/backbones.ipynb #4d9d160a
 @patch

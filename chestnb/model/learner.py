@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['seed_everything', 'first_model', 'training_loss', 'group_rates', 'make_learner']
 
-# %% ../../nbs/05_train.ipynb #2d3cf60c
+# %% ../../nbs/05_train.ipynb #fff52fcc
 import fastai.callback.schedule # gives a Learner fit_one_cycle, fine_tune and lr_find
 import random
 import numpy as np
@@ -25,8 +25,9 @@ from .config import TrainConfig
 from .distributed import images_per_process, loaders_of, n_processes, process_number, SeveralProcesses
 from .fusion import FusionModel
 from .losses import make_loss
+from .lungs import with_lungs
 from .machine import amp_mode, ConfiguredPrecision, pick_device, set_speed
-from .optimizer import fusion_parameter_groups, LevelAdamW
+from .optimizer import freeze_stages, fusion_parameter_groups, LevelAdamW
 from .recorder import MacroAUROC, XrayRecorder
 
 # %% ../../nbs/05_train.ipynb #71658f9b
@@ -74,7 +75,7 @@ def group_rates(
     "Peak learning rate of each level: lower for trained branches, equal from scratch"
     return [config.learning_rate*(config.backbone_rate if starts_trained(config.model.get('weights')) else 1), config.learning_rate]
 
-# %% ../../nbs/05_train.ipynb #28a4d50b
+# %% ../../nbs/05_train.ipynb #14783160
 def make_learner(
     dataset:ChestDataset, # Images and targets
     split:pd.DataFrame,   # With the parts 'train' and 'valid'
@@ -82,12 +83,12 @@ def make_learner(
     fresh:bool=True       # False: a checkpoint will be loaded, so pretrained weights need not be fetched
 ) -> Learner:             # Ready to fit
     "A fastai Learner for the fusion model"
-    device = pick_device(config.device)
+    device, views = pick_device(config.device), config.model.get('views', ['whole'])
     set_speed(config, device)
-    dls = chest_dataloaders(dataset, split, image_size=config.image_size, batch_size=images_per_process(config.batch_size),
-        views=config.model.get('views', ['whole']), augment=config.augment, augment_strength=config.augment_strength, sampler=config.sampler, unknown=config.unknown,
+    dls = chest_dataloaders(with_lungs(dataset, views), split, image_size=config.image_size, batch_size=images_per_process(config.batch_size),
+        views=views, augment=config.augment, augment_strength=config.augment_strength, sampler=config.sampler, unknown=config.unknown,
         num_workers=config.num_workers, shuffle_block=config.shuffle_block, seed=config.seed, device=device)
-    model = first_model(dataset, split, config, fresh).to(device, memory_format=torch.channels_last)
+    model = freeze_stages(first_model(dataset, split, config, fresh), config.frozen_stages).to(device, memory_format=torch.channels_last)
     if config.compile and device.type == 'cuda': model.compile()
     learn = Learner(dls, model, loss_func=training_loss(dataset, split, config.loss, config.unknown, config.label_smoothing), metrics=MacroAUROC(), lr=config.learning_rate,
         opt_func=partial(LevelAdamW, weight_decay=config.weight_decay, fused=device.type in ('cpu', 'cuda')), splitter=fusion_parameter_groups)
