@@ -79,7 +79,7 @@ def test_options_of_training_are_the_same_in_both_commands_and_name_every_choice
 
 
 def test_a_single_branch_and_a_loss_are_chosen_in_the_terminal(place):
-    done = typed('chestnb_train', 'cohort', '--out', 'single', '--branches', 'test_resnet', '--loss', 'focal', '--weight-decay', .1, '--epochs', 1, '--image-size', 32, cwd=place)
+    done = typed('chestnb_train', 'cohort', '--out', 'single', '--model', 'small', '--branches', 'test_resnet', '--loss', 'focal', '--weight-decay', .1, '--epochs', 1, '--image-size', 32, cwd=place)
     assert done.returncode == 0, done.stderr
     config = json.loads((place/'single'/'config.json').read_text())['config']
     assert (config['model']['branches'], config['loss'], config['weight_decay']) == (['test_resnet'], 'focal', .1)
@@ -124,6 +124,8 @@ def test_train_resume_evaluate(place):
     words = ['chestnb_train', '--out', 'one', '--data', 'cohort', '--epochs', 1, '--image_size', 32]
     first = typed(*words, cwd=place)
     assert first.returncode == 0, first.stderr
+    model = json.loads((place/'one'/'config.json').read_text())['config']['model'] # what is trained if nobody names a model
+    assert model['views'] == ['whole', 'lungs'] and model['branches'] == ['tf_efficientnet_lite0']*2 and 'none is kept for a test' in first.stdout
     assert len(pd.read_csv(place/'one'/'history.csv')) == 1
     twice = typed(*words, cwd=place)
     assert twice.returncode == 2 and 'resume' in twice.stderr
@@ -131,7 +133,7 @@ def test_train_resume_evaluate(place):
 
 
 def test_demo_leaves_the_results_and_may_be_repeated(place):
-    words = ['chestnb_demo', '--data', 'cohort', '--epochs', 1, '--image_size', 32]
+    words = ['chestnb_demo', '--data', 'cohort', '--model', 'small', '--epochs', 1, '--image_size', 32]
     done = typed(*words, cwd=place)
     assert done.returncode == 0, done.stderr
     run = place/'runs'/'cohort'
