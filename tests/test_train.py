@@ -344,7 +344,7 @@ def test_an_early_stop_ends_the_run(dataset, split, tmp_path):
 
 # -- lungs, machines, options
 
-def test_images_without_a_mask_are_counted_when_a_lung_crop_model_predicts(dataset, split, finished, tmp_path):
+def test_images_without_a_mask_are_counted_where_the_lungs_are_looked_at(dataset, split, finished, tmp_path):
     import shutil
     from chestnb.data.masks import write_segmentation
     names = images_in(split, 'valid')[:6]
@@ -354,7 +354,7 @@ def test_images_without_a_mask_are_counted_when_a_lung_crop_model_predicts(datas
     masks = dataset.segmentation
     write_segmentation(masks[masks['image'].isin(names[:4])], tmp_path/'segmentation.csv')
     some, model = ChestDataset(tmp_path, on_mismatch='drop'), finished[1]
-    with pytest.warns(UserWarning, match='2 of 6 images have no lung mask'): table = predict(model, some, names, lung_crop=True, progress=False)
+    with pytest.warns(UserWarning, match='2 of 6 images have no lung mask'): table = predict(model, some, names, views=['lungs'], progress=False)
     assert table.attrs['shown_whole'] == names[4:]
     whole = predict(model, some, names, progress=False)
     same = np.isclose(table.iloc[:, 1:], whole.iloc[:, 1:]).all(axis=1)
