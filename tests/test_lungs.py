@@ -142,7 +142,7 @@ def test_another_image_gets_another_mask(bare, cache):
 
 
 def test_an_interrupted_segmentation_goes_on_and_ends_in_the_same_masks(bare, cache, monkeypatch, tmp_path):
-    monkeypatch.setattr(lungs, 'PART', 4)
+    monkeypatch.setattr(lungs, 'IMAGES_A_PART', 4)
     whole, calls, real = lungs.segment_dataset(ChestDataset(bare), progress=False), [], lungs.segment_images
     shutil.rmtree(cache)
     def stops(*args, **kwargs):
