@@ -33,7 +33,7 @@ from chestnb.model.mask_quality import enlarged, segment_squares
 from chestnb.model.segmenter import read_segmenter, shipped_segmenter
 
 OUT = Path(__file__).resolve().parent.parent/'nbs'/'results'/'lungs'
-COMMAND = 'chestnb_lungs train --data ../shared/lungs --out runs/lungs --held_back 100'
+COMMAND = 'chestnb_lungs train --data ../shared/lungs --out runs/lungs --held_back 100 --epochs 12 --image_size 192 --seed 0'
 ABOUT = {'citation': 'Jaeger S, Candemir S, Antani S, Wang YX, Lu PX, Thoma G. Two public chest X-ray datasets for computer-aided screening of pulmonary diseases. '
                      'Quant Imaging Med Surg 2014;4(6):475-477. doi:10.3978/j.issn.2223-4292.2014.11.20',
          'sources': 'Montgomery County and Shenzhen chest X-ray sets with lung masks, U.S. National Library of Medicine; 256 x 256 copies; no image is part of this package',
