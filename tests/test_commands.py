@@ -75,7 +75,7 @@ def test_options_of_training_are_the_same_in_both_commands_and_name_every_choice
     options = [{line.split()[0]: ' '.join(line.split()[2:]) for line in text.split('options:')[1].splitlines() if line.strip().startswith('--')} for text in helps]
     choices = {'--branches', '--branch_stages', '--weights', '--attention', '--sampler', '--views', '--branch_heads', '--average_weights', '--weight_decay', '--backbone_rate', '--loss', '--seed', '--unknown'}
     assert choices <= options[0].keys() & options[1].keys()
-    assert all(options[0][name] == options[1][name] for name in options[0].keys() & options[1].keys() - {'--out'})
+    assert all(options[0][name] == options[1][name] for name in options[0].keys() & options[1].keys() - {'--out', '--split'})
 
 
 def test_a_single_branch_and_a_loss_are_chosen_in_the_terminal(place):
