@@ -40,7 +40,7 @@ def few(dataset, tmp_path_factory):
 
 def launch(folder, few, dataset, *words, n=2):
     command = [BIN/'torchrun', '--nproc-per-node', n, BIN/'chestnb_train', '--out', 'run', '--split', few, '--data', dataset.path,
-               '--image_size', 32, '--batch_size', 16, *words]
+               '--model', 'small', '--image_size', 32, '--batch_size', 16, *words]
     return subprocess.Popen([str(w) for w in command], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENV)
 
 

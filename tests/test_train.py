@@ -18,6 +18,7 @@ import chestnb.model.learner as model_learner
 import chestnb.model.runs as model_runs
 from chestnb.model.config import TrainConfig
 from chestnb.model.runs import load_model, save_model
+from chestnb.model.fusion import FusionModel
 from chestnb.model.predict import predict
 from chestnb.model.train import train_model
 
@@ -127,6 +128,7 @@ PREDICTS = '''
 import sys
 from chestnb.data.dataset import ChestDataset
 from chestnb.model.runs import load_model
+from chestnb.model.fusion import FusionModel
 from chestnb.model.predict import predict
 folder, data, result, *images = sys.argv[1:]
 predict(load_model(folder), ChestDataset(data), images, progress=False).to_csv(result, index=False)
@@ -151,7 +153,7 @@ def test_predictions_do_not_depend_on_batch_order_or_mode(dataset, split, finish
     assert model.training
     model.eval()
     np.testing.assert_allclose(plain, turned.loc[images], atol=1e-6)
-    with pytest.raises(UserError, match='image_size'): predict(torch.nn.Linear(1, 1), dataset, images)
+    with pytest.raises(UserError, match='image_size'): predict(FusionModel(('test_resnet',), reduced_channels=8), dataset, images)
 
 def test_same_seed_same_result_other_seed_other_result(dataset, split, finished, tmp_path):
     one = TrainConfig(**TINY | {'epochs': 1})
