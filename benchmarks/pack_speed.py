@@ -1,6 +1,7 @@
 """Batches from a pack against reading the PNGs, packing against decoding, the start on all of NIH, and cold random reading.
 
     python benchmarks/pack_speed.py           # prints one Markdown table
+    python benchmarks/pack_speed.py --views   # only the feed of two views
     python benchmarks/pack_speed.py --json    # the last line is a JSON list of [figure, target, measured]
 
 The originals are real NIH images of 1024×1024 pixels in ../shared/nih/originals_1024 beside the repository, repeated under
@@ -40,6 +41,8 @@ from chestnb.data.dataset import ChestDataset
 from chestnb.data.nih import nih_metadata
 from chestnb.data.tables import torchxrayvision_file, write_metadata
 from chestnb.data.pack import Pack, block_shuffle, pack_header, pack_images
+from chestnb.data.squares import Crop
+from chestnb.data.views import define_view, view_crops
 
 ORIGINALS = Path(__file__).resolve().parent.parent.parent/'shared'/'nih'/'originals_1024'
 SIZE, BATCH, CORES = 224, 32, 2
@@ -80,11 +83,29 @@ def endless(make):
         for batch in make(): yield len(batch)
 
 
-def packed_batches(dataset, workers=0, repeat=1):
+def packed_batches(dataset, workers=0, repeat=1, size=SIZE, views=('whole',)):
     names = list(dataset.table.image)*repeat
     random.Random(0).shuffle(names)
-    loader = image_dataloader(dataset, names, image_size=SIZE, batch_size=BATCH, num_workers=workers, device='cpu')
+    loader = image_dataloader(dataset, names, image_size=size, batch_size=BATCH, views=views, num_workers=workers, device='cpu')
     return lambda: (x for x, _ in loader)
+
+
+define_view('box', lambda dataset: Crop('box', {'box': [.15, .1, .85, .8]}, lambda image: (15, 10, 85, 80, 100, 100))) # as large as lungs are
+
+
+def view_rows(dataset, rounds):
+    "Two views, each from its pack, against one pack with twice as many pixels an image."
+    double = round(SIZE*2**.5) # 317² is twice 224²
+    for size, views in ((SIZE, ('whole', 'box')), (double, ('whole',))):
+        for crop in view_crops(dataset, views): pack_images(dataset, size, workers=CORES, progress=False, crop=crop)
+    streams = {'two views': endless(packed_batches(dataset, repeat=20, views=('whole', 'box'))), 'one pack': endless(packed_batches(dataset, repeat=20, size=double))}
+    speeds = {way: [] for way in streams}
+    for batches in streams.values(): per_second(batches, 640) # warm up
+    for turn in range(4*rounds): # short turns, who goes first changes
+        for way in (list(streams) if turn % 2 else list(streams)[::-1]): speeds[way].append(per_second(streams[way], 3200))
+    yield f'batches of two views at {SIZE}², single process: images/s', '-', f"{statistics.median(speeds['two views']):,.0f}"
+    yield f'batches of one view at {double}², as many bytes: images/s', '-', f"{statistics.median(speeds['one pack']):,.0f}"
+    yield 'two views / one pack twice the size', 'at least 0.90', f"{statistics.median(a/b for a, b in zip(speeds['two views'], speeds['one pack'])):.2f}"
 
 
 def torchxrayvision_batches(folder):
@@ -232,6 +253,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--rounds', type=int, default=5, help='measurements of each side')
     parser.add_argument('--images', type=int, default=384, help='names that the 48 originals are repeated to')
+    parser.add_argument('--views', action='store_true', help='only the feed of two views')
     parser.add_argument('--json', action='store_true', help='end with a JSON list of rows')
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -239,12 +261,11 @@ def main():
         folder, rows = Path(folder), []
         if ORIGINALS.is_dir():
             dataset = repeated_originals(folder/'originals', arguments.images)
-            rows += packing_rows(dataset, folder/'originals', arguments.rounds)
-            rows += batch_rows(dataset, folder/'originals', arguments.rounds)
-            rows += worker_rows(dataset, arguments.rounds)
+            if not arguments.views: rows += packing_rows(dataset, folder/'originals', arguments.rounds)
+            if not arguments.views: rows += [*batch_rows(dataset, folder/'originals', arguments.rounds), *worker_rows(dataset, arguments.rounds)]
+            rows += view_rows(dataset, arguments.rounds)
         else: rows += [('packed batches and packing on real originals', '-', 'not measured: ../shared/nih/originals_1024 is not here')]
-        rows += start_rows(folder/'nih', arguments.rounds)
-        rows += cold_rows(folder/'cold', arguments.rounds)
+        if not arguments.views: rows += [*start_rows(folder/'nih', arguments.rounds), *cold_rows(folder/'cold', arguments.rounds)]
     print('| figure | target | measured |\n|---|---|---|')
     for row in rows: print('| ' + ' | '.join(row) + ' |')
     if arguments.json: print(json.dumps(rows))

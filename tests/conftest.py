@@ -31,6 +31,12 @@ def shared_nih():
 
 
 @pytest.fixture(autouse=True)
+def no_ledger_of_the_user(monkeypatch, tmp_path_factory):
+    "Each test begins with an empty ledger of the official test list, and never touches the user's."
+    monkeypatch.setenv('CHESTNB_LEDGER', str(tmp_path_factory.mktemp('ledger')/'official_test.json'))
+
+
+@pytest.fixture(autouse=True)
 def no_figure_from_another_test():
     "Figures that a test leaves open in pyplot are closed, so that the next test sees only its own."
     yield

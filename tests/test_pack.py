@@ -588,7 +588,7 @@ def command(*arguments): return typed('chestnb_pack', *arguments)
 
 def test_command_packs_verifies_and_fails_plainly(dataset, folder):
     done = command(folder, '--size', 32, '--size', 16, '--workers', 1)
-    assert done.returncode == 0 and '32 px: 150 images' in done.stdout and '16 px: 150 images' in done.stdout, done.stderr
+    assert done.returncode == 0 and '32 px, whole: 150 images' in done.stdout and '16 px, whole: 150 images' in done.stdout, done.stderr
     assert find_pack(dataset, 32) and find_pack(dataset, 16)
     done = command(folder, '--size', '16,32', '--verify')
     assert done.returncode == 0 and done.stdout.count('(verified)') == 2

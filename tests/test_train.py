@@ -443,9 +443,9 @@ def test_gpu_benchmark_says_not_run_without_a_gpu_and_runs_as_a_smoke_test():
     import os
     blind = {**os.environ, 'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1'}
     said = subprocess.run([sys.executable, BENCHMARK, '--json'], capture_output=True, text=True, env=blind, timeout=TIMEOUT)
-    assert said.returncode == 0 and 'not run: no CUDA GPU' in said.stdout, said.stderr
+    assert said.returncode == 0 and 'not run: no CUDA GPU' in said.stdout and '2 views' in said.stdout, said.stderr
     smoke = subprocess.run([sys.executable, BENCHMARK, '--cpu', '--json'], capture_output=True, text=True, env=blind, timeout=TIMEOUT)
     assert smoke.returncode == 0, smoke.stderr
     rows = {figure: (target, value) for figure, target, value in json.loads(smoke.stdout.splitlines()[-1])}
-    target, ratio = rows['training from a pack / resident batch']
+    target, ratio = rows['training from packs / resident batch']
     assert target == 'none' and 0 < float(ratio) < 3

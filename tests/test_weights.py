@@ -351,5 +351,7 @@ def test_a_torchxrayvision_file_of_another_network_or_cut_off_is_refused(tmp_pat
     path = tmp_path/model_urls['densenet121-res224-all']['weights_url'].rsplit('/', 1)[1]
     torch.save(timm.create_model('test_resnet').state_dict(), path)
     with pytest.raises(UserError, match="holds weights of another network than 'densenet121'"): Branch('densenet121', weights='torchxrayvision:densenet121-res224-all')
-    path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(UserError, match='is cut off, or is no file of weights'): Branch('densenet121', weights='torchxrayvision:densenet121-res224-all')
+    whole = path.read_bytes()
+    for size in (0, 2, 5000, len(whole) - 5000):
+        path.write_bytes(whole[:size])
+        with pytest.raises(UserError, match='is cut off, or is no file of weights'): Branch('densenet121', weights='torchxrayvision:densenet121-res224-all')

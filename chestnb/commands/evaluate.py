@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['scored_from', 'chestnb_evaluate', 'chestnb_report', 'report_command']
 
-# %% ../../nbs/api/commands/evaluate.ipynb #06c656ce
+# %% ../../nbs/api/commands/evaluate.ipynb #7c294222
+from dataclasses import replace
 from pathlib import Path
 from fastcore.script import store_true
 from .common import command, labels_from, refuse_unknown_patients
 from ..core.errors import NOT_FOR_CLINICAL_USE, UserError
 
-# %% ../../nbs/api/commands/evaluate.ipynb #a1e1dca8
+# %% ../../nbs/api/commands/evaluate.ipynb #62655fef
 def scored_from(
     predictions:str,         # File of predictions, ours or anyone's
     data:str='',             # Data set folder, a table of labels, 'nih', or empty for the embedded set
@@ -20,14 +21,15 @@ def scored_from(
 ):                           # A `Scored` of the images that are in both
     "Read predictions and labels, and join them."
     from chestnb.evaluation.predictions import read_predictions
+    from chestnb.evaluation.report.study import model_name
     from chestnb.evaluation.scored import join
     if not predictions: raise UserError('which predictions? Give their file: chestnb_evaluate FILE, or --predictions FILE')
     frame, table = read_predictions(predictions), labels_from(data)
     scored = join(frame, table, protocol=protocol, unknown=unknown, partial=True)
     refuse_unknown_patients(scored.table)
-    return scored
+    return replace(scored, name=model_name(predictions))
 
-# %% ../../nbs/api/commands/evaluate.ipynb #52d29aae
+# %% ../../nbs/api/commands/evaluate.ipynb #3ec2efb8
 @command('predictions')
 def chestnb_evaluate(
     predictions:str='',        # File of probabilities: ours, or anyone's with one column a finding
@@ -35,18 +37,20 @@ def chestnb_evaluate(
     data:str='',               # Data set folder or its table; 'nih': the real metadata; empty: the embedded set
     protocol:str='standard',   # 'standard', or 'without_no_finding' (No Finding images left out)
     unknown:str='mask',        # Unknown labels: 'mask' leaves them out of a finding's score; 'negative' and 'positive' decide them
+    test_again:str='',         # Why NIH's official test list is scored for a further run; this stands in the scores then
     overwrite:store_true=False # Replace the scores of other predictions, labels or settings that are in `out`
 ):
     "AUROC, average precision and ROC curves of predictions, with patient intervals. Not for clinical use."
+    from chestnb.evaluation.ledger import official_test_opened
     from chestnb.evaluation.results import save_evaluation
     from chestnb.evaluation.scores import readable_scores, score_note
     scored = scored_from(predictions, data, protocol, unknown)
-    scores = save_evaluation(scored, out, overwrite=overwrite)
-    print('\n'.join([f'Scored: {scored.note}.', *scored.notes]))
+    with official_test_opened([scored], test_again) as said: scores = save_evaluation(scored, out, overwrite=overwrite, official_test=said.text)
+    print('\n'.join([f'Scored: {scored.note}.', *scored.notes, *filter(None, [said.text])]))
     print(f'{readable_scores(scores).to_string()}\n\n{score_note(scores)}')
     print(f'Tables and figures are in {out}. {NOT_FOR_CLINICAL_USE}')
 
-# %% ../../nbs/api/commands/evaluate.ipynb #43d85358
+# %% ../../nbs/api/commands/evaluate.ipynb #ea32d151
 @command('predictions')
 def chestnb_report(
     predictions:str='',         # File of probabilities: ours, or anyone's with one column a finding
@@ -60,9 +64,11 @@ def chestnb_report(
     unknown:str='mask',         # Unknown labels: 'mask' leaves them out of a finding's score; 'negative' and 'positive' decide them
     n_resamples:int=1000,       # Bootstrap resamples of patients, for the intervals of calibration error and net benefit
     seed:int=0,                 # Seed of these resamples
+    test_again:str='',          # Why NIH's official test list is scored for a further run; this stands in the report then
     overwrite:store_true=False  # Replace another report that is in `out`
 ):
     "One page that a reviewer can check, of any model's predictions. Not for clinical use."
+    from chestnb.evaluation.ledger import official_test_opened
     from chestnb.evaluation.report.page import report_summary, write_report
     from chestnb.evaluation.report.study import make_study
     if not predictions: raise UserError('which predictions? Give their file: chestnb_report FILE, or --predictions FILE')
@@ -70,15 +76,17 @@ def chestnb_report(
     refuse_unknown_patients(table)
     study = make_study(predictions, table, valid, compare, name, n_resamples, seed, rule, rule_value, unknown)
     print(f'{study.scored.note}, {n_resamples:,} resamples -> {out}', flush=True)
-    print(report_summary(write_report(study, out, overwrite, report_command(locals())), out))
+    command = report_command(locals())
+    with official_test_opened(study.tested, test_again) as study.official_test: report = write_report(study, out, overwrite, command)
+    print(report_summary(report, out))
 
-# %% ../../nbs/api/commands/evaluate.ipynb #9494269b
+# %% ../../nbs/api/commands/evaluate.ipynb #572ca1c0
 def report_command(
     given:dict # Arguments of `chestnb_report`
 ) -> str:      # What was typed, without folders of this machine
     "The command line, for the page."
     files = ('predictions', 'data', 'valid', 'compare', 'out')
-    names = ('data', 'valid', 'compare', 'out', 'name', 'rule', 'rule_value', 'unknown', 'n_resamples', 'seed')
+    names = ('data', 'valid', 'compare', 'out', 'name', 'rule', 'rule_value', 'unknown', 'n_resamples', 'seed', 'test_again')
     words = {name: Path(given[name]).name if name in files and given[name] else given[name] for name in ('predictions', *names)}
     options = [f'--{name} {words[name]!r}' if isinstance(words[name], str) else f'--{name} {words[name]}' for name in names if words[name] not in ('', None)]
     return ' '.join(['chestnb_report', words['predictions'], *options])

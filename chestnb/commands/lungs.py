@@ -13,7 +13,7 @@ from ..core.errors import NOT_FOR_CLINICAL_USE, UserError
 from ..core.files import write_text
 from ..core.text import interval_text, listed, plural
 
-# %% ../../nbs/api/commands/lungs.ipynb #e106849b
+# %% ../../nbs/api/commands/lungs.ipynb #391293b5
 def lungs_train(
     data:str='',              # Images with masks: folders images and labels (or masks), several such side by side, or a data set with a segmentation.csv
     out:str='runs/lungs',     # Run folder for weights, card, history and the Dice of each image kept apart
@@ -23,7 +23,7 @@ def lungs_train(
     batch_size:int=16,        # Pairs a step
     learning_rate:float=2e-3, # The highest of the cycle
     encoder:str='tf_efficientnet_lite0', # A timm model name
-    weights:str='auto',       # First weights of the encoder: auto (an installed package that has them, else none), a name as of a branch, or none
+    weights:str='auto',       # First weights of the encoder: auto (the best that this machine can have), a name as of a branch, or none
     seed:int=0,               # Same seed, same digits on the same machine
     resume:store_true=False   # Go on after the last finished epoch of `out`
 ):

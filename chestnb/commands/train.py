@@ -27,7 +27,7 @@ def choose_split(
     if split == 'patient': return patient_split(dataset.table, seed=0)
     return read_split(split, dataset.table)
 
-# %% ../../nbs/api/commands/train.ipynb #bf39ecbf
+# %% ../../nbs/api/commands/train.ipynb #5d053d6d
 @command('data')
 @with_options(config_options())
 def chestnb_train(
@@ -35,7 +35,7 @@ def chestnb_train(
     out:str='runs/train',        # Run folder for weights, history and figures
     split:str='patient',         # 'patient', 'official', a CSV file from `save_split`, or a folder with lists of image names
     on_mismatch:str='raise',     # Rows without an image, or images without a row: 'raise' or 'drop'
-    model:str='small',           # Where to start: 'small', or 'reference' (DenseNet-121 + ResNet-50, ImageNet weights, 224 pixels)
+    model:str='small',           # Where to start: 'small', 'two_view' (whole image and lungs, 224 pixels), or 'reference' (DenseNet-121 + ResNet-50, 224 pixels)
     resume:store_true=False,     # Go on after the last finished epoch of `out`
     **options
 ):
@@ -58,7 +58,7 @@ def default_run_folder(
     except UserError: pass   # no embedded data set here: fine, the user brought one
     return Path('runs')/(f'{path.parent.name}-{path.name}' if path.name == 'dataset' else path.name)
 
-# %% ../../nbs/api/commands/train.ipynb #57938e38
+# %% ../../nbs/api/commands/train.ipynb #25771c23
 @command('data')
 @with_options(config_options())
 def chestnb_demo(
@@ -66,7 +66,8 @@ def chestnb_demo(
     out:str='',                  # Run folder; empty: runs/demo, or runs/<name of the data set>
     split:str='patient',         # 'patient', 'official', a CSV file from `save_split`, or a folder with lists of image names
     on_mismatch:str='raise',     # Rows without an image, or images without a row: 'raise' or 'drop'
-    model:str='small',           # Where to start: 'small', or 'reference' (DenseNet-121 + ResNet-50, ImageNet weights, 224 pixels)
+    model:str='small',           # Where to start: 'small', 'two_view' (whole image and lungs, 224 pixels), or 'reference' (DenseNet-121 + ResNet-50, 224 pixels)
+    test_again:str='',           # Why NIH's official test list is scored for further runs; this stands in the scores then
     **options
 ):
     "Train the fusion model and each branch alone, evaluate them on test patients. Not for clinical use."
@@ -75,5 +76,5 @@ def chestnb_demo(
     refuse_unknown_patients(dataset.table)
     folder = Path(out) if out else default_run_folder(dataset)
     print(f'{plural(len(dataset), "image")} of {plural(dataset.table.patient_id.nunique(), "patient")} ({dataset.title_note}) -> {folder}')
-    scores, comparison = run_demo(dataset, choose_split(dataset, split), folder, config)
+    scores, comparison = run_demo(dataset, choose_split(dataset, split), folder, config, test_again)
     print(demo_report(scores, comparison, folder, dataset.title_note))

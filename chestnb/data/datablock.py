@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PartSplitter', 'chest_datablock', 'positive_weights', 'balanced_sampler_weights', 'chest_dataloaders']
 
-# %% ../../nbs/03_datablock.ipynb #b713dc72
+# %% ../../nbs/03_datablock.ipynb #3b44382e
 import numpy as np
 import pandas as pd
 import torch
@@ -16,7 +16,7 @@ from .augment import input_transforms
 from .dataset import ChestDataset
 from .findings import resolve_unknown
 from .items import Findings, GreyImages
-from .loaders import check_learning_split, check_loader_settings, ChestDL, reading_threads, ready_loaders
+from .loaders import check_learning_split, check_loader_settings, ChestDL, reading_place, ready_loaders
 from .parts import images_in
 from .views import check_views
 
@@ -81,7 +81,7 @@ def balanced_sampler_weights(
     weights = (classes*rarity).max(1)
     return weights/weights.mean()
 
-# %% ../../nbs/03_datablock.ipynb #b6d58fcf
+# %% ../../nbs/03_datablock.ipynb #a139be19
 def chest_dataloaders(
     dataset:ChestDataset,      # Images, labels, masks
     split:pd.DataFrame,        # From `chestnb.data.split`; audited first
@@ -101,8 +101,7 @@ def chest_dataloaders(
     check_learning_split(dataset, split)
     train, valid = images_in(split, 'train'), images_in(split, 'valid')
     check_loader_settings(len(train), batch_size, sampler, shuffle_block)
-    device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
-    threads = reading_threads(device) if num_workers is None else num_workers
+    device, threads = reading_place(device, num_workers)
     block = chest_datablock(dataset, split, image_size, views, augment, augment_strength, unknown, threads)
     weights = balanced_sampler_weights(resolve_unknown(dataset.targets(train), unknown)) if sampler else None
     dls = block.dataloaders(train + valid, bs=batch_size, num_workers=threads, device=device, dl_kwargs=({'weights': weights, 'shuffle_block': shuffle_block}, {}))

@@ -6,7 +6,7 @@
 __all__ = ['TABLE_NAMES', 'TABLE_ENDINGS', 'EXCEL_ENDINGS', 'ABOUT_NAMES', 'DROP', 'table_of_folder', 'named_dataset',
            'embedded_dataset', 'default_dataset', 'image_in_folders', 'import_command', 'ChestDataset']
 
-# %% ../../nbs/api/data/dataset.ipynb #dd07506f
+# %% ../../nbs/api/data/dataset.ipynb #32df9bb4
 import copy, importlib.util, os, shlex
 import numpy as np
 import pandas as pd
@@ -25,7 +25,7 @@ from .images import find_images, image_folders, image_size, read_image
 from .import_files import image_files
 from .labels import finding_places
 from .mask_index import LARGE, MaskFile, rows_of_images
-from .masks import decode_mask, segmentation_frame
+from .masks import decode_mask, parse_runs, runs_span, segmentation_frame
 from .nih import compare_labels, label_release
 from .provenance import Provenance, provenance_of, provenance_sentence, read_provenance
 from .rows import column_places, read_rows, refuse_rows
@@ -299,20 +299,46 @@ def targets(self:ChestDataset,
     table = self.table if images is None else self.table.iloc[self.rows_of(images)]
     return table[list(self.findings)].to_numpy(np.float32)
 
-# %% ../../nbs/api/data/dataset.ipynb #11cbc3bb
+# %% ../../nbs/api/data/dataset.ipynb #c93eb3d2
 @patch
 def mask(self:ChestDataset,
     name:str,       # Image name
     structure:str   # A member of `STRUCTURES`
 ) -> np.ndarray:    # bool (height, width)
     "One mask of one image."
-    path = self.masks_path or self.path/'segmentation.csv'
     if structure not in STRUCTURES: raise UserError(f"structure {structure!r}: expected one of {', '.join(STRUCTURES)}.")
+    texts, height, width = self._mask_texts(name)
+    return decode_mask(texts[structure], height, width)
+
+@patch
+def _mask_texts(self:ChestDataset, name):
+    "Run lengths of an image's masks, their height and width."
+    path = self.masks_path or self.path/'segmentation.csv'
     if self._masks is None: raise UserError(f"{path}: is missing, so there are no masks. Add the file in CheXmask's format.")
     if name not in self._mask_rows: raise UserError(f"{path}: has no row for {name!r}. Add its masks.")
-    if not self._masks_checked: self.check_masks([name])
     row = self._mask_rows[name]
-    return decode_mask(self._masks.texts(row)[structure], self._masks.notes['height'][row], self._masks.notes['width'][row])
+    texts, height, width = self._masks.texts(row), self._masks.notes['height'][row], self._masks.notes['width'][row]
+    if not self._masks_checked and not self._is_fit(name, texts, height, width): self.check_masks([name])
+    return texts, height, width
+
+@patch
+def _is_fit(self:ChestDataset, name, texts, height, width):
+    "Whether masks fit into their image; `check_masks` takes ten times as long to say why not."
+    try: _ = [parse_runs(texts[structure], height*width) for structure in STRUCTURES]
+    except UserError: return False
+    return image_size(self._paths[name]) == (height, width)
+
+@patch
+def mask_span(self:ChestDataset,
+    name:str,            # Image name
+    structures:Iterable  # Members of `STRUCTURES`
+) -> tuple|None:         # (left, upper, right, lower, width, height): the box around all of them, on a mask of that size; None if all are empty
+    "Where masks of an image lie, found without drawing them."
+    texts, height, width = self._mask_texts(name)
+    spans = [span for structure in structures if (span := runs_span(texts[structure], height, width))]
+    if not spans: return None
+    left, upper, right, lower = zip(*spans)
+    return min(left), min(upper), max(right), max(lower), int(width), int(height)
 
 # %% ../../nbs/api/data/dataset.ipynb #d84c15d2
 @patch

@@ -43,11 +43,12 @@ def refuse_other_evaluation(out,             # Folder of the evaluation
              for name in identity if old.get(name) != identity[name]]
     if other: raise UserError(f'{there[0]} holds the scores of other {", ".join(other)}. It is left alone. {remedy}')
 
-# %% ../../nbs/api/evaluation/results.ipynb #3ac48c63
+# %% ../../nbs/api/evaluation/results.ipynb #26a2aa36
 def save_evaluation(scored: Scored,          # Predictions and labels
                     out,                     # Folder for metrics.csv, metrics.json and roc.png
                     note: str = '',          # For the figure's title, such as the model's name
                     overwrite: bool = False, # Replace the scores of other predictions, labels or settings
+                    official_test: str = '', # Which other runs have scored NIH's official test list, from `official_test_opened`
                    ) -> pd.DataFrame: # The score table
     "Score predictions and leave the table and the figure in a folder"
     identity = evaluation_identity(scored)
@@ -58,6 +59,6 @@ def save_evaluation(scored: Scored,          # Predictions and labels
         write_csv(folder/'metrics.csv', scores.reset_index().assign(protocol=scored.protocol, unit=scores.attrs['unit']))
         save_figure(figure, folder/'roc.png')
         write_json(folder/'metrics.json', {'identity': identity, 'files': {name: sha256_of(folder/name) for name in EVALUATION_FILES[:2]},
-                                           'made': scores.attrs, 'note': score_note(scores), 'recognised': list(scored.notes),
+                                           'made': scores.attrs, 'note': score_note(scores), 'recognised': list(scored.notes), 'official_test': official_test,
                                            'scores': numbers.to_dict('index')})
     return scores

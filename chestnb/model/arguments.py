@@ -5,16 +5,18 @@
 # %% auto #0
 __all__ = ['MODEL_ARGUMENTS', 'from_first_version', 'arguments_of', 'one_each', 'check_findings', 'check_arguments']
 
-# %% ../../nbs/api/model/arguments.ipynb #0c4eb7d0
+# %% ../../nbs/api/model/arguments.ipynb #6dade140
 from ..core.errors import UserError
 from ..data.findings import FINDINGS
 from .backbones import check_backbone
+from .choices import check_model_answer, check_model_views
 from .inputs import input_scale
 from .weights import weights_kind
 
-# %% ../../nbs/api/model/arguments.ipynb #853ea87e
+# %% ../../nbs/api/model/arguments.ipynb #39526e94
 MODEL_ARGUMENTS = dict(branches=('densenet121', 'resnet50'), reduced_channels=1024, attention='squeeze_excitation', weights=None,
-                       findings=FINDINGS, dropout=0.0, branch_stages=-1, input_scales=None) # and their defaults
+                       findings=FINDINGS, dropout=0.0, branch_stages=-1, input_scales=None, views=('whole',), branch_heads=False,
+                       branch_dropout=0.0, answer='fusion') # and their defaults
 
 # %% ../../nbs/api/model/arguments.ipynb #7c9bfbc5
 def from_first_version(
@@ -60,7 +62,7 @@ def check_findings(
         raise UserError(f"findings must be a list of names, each once, such as ('Edema', 'Mass'), got {findings!r}")
     return list(findings)
 
-# %% ../../nbs/api/model/arguments.ipynb #635478ff
+# %% ../../nbs/api/model/arguments.ipynb #07308895
 def check_arguments(
     config:dict # The arguments of a FusionModel
 ) -> dict:      # The same, as plain lists, numbers and strings
@@ -74,6 +76,8 @@ def check_arguments(
     if not isinstance(config['reduced_channels'], int) or config['reduced_channels'] < 1:
         raise UserError(f"reduced_channels must be a whole number of at least 1, got {config['reduced_channels']!r}")
     if not 0 <= config['dropout'] < 1: raise UserError(f"dropout must be at least 0 and below 1, got {config['dropout']!r}")
-    return config | dict(branches=[check_backbone(b) for b in branches], branch_stages=stages, findings=check_findings(config['findings']),
+    check_model_views(config)
+    check_model_answer(config)
+    return config | dict(branches=[check_backbone(b) for b in branches], branch_stages=stages, findings=check_findings(config['findings']), views=list(config['views']),
         weights=['none' if weights_kind(w) == 'none' else str(w) for w in weights],
         input_scales=[None if s is None else input_scale(s).as_dict() for s in scales])

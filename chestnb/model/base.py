@@ -14,20 +14,22 @@ from .arguments import arguments_of, check_arguments
 from .attention import FindingQuery
 from .inputs import check_images, check_range
 
-# %% ../../nbs/api/model/base.ipynb #3109c5d0
+# %% ../../nbs/api/model/base.ipynb #df1cca0c
 class FindingModel(nn.Module):
     "A model that gives a logit for each named finding and can be rebuilt from its `config`."
     def __init__(self,
         config:dict # Its arguments, all of them
     ):
         super().__init__()
-        self.config, self.range_checked = check_arguments(config), False
+        self.config, self.range_checked, self.branch_logits = check_arguments(config), False, None
 
     def __repr__(self):
-        parameters, c = sum(p.numel() for p in self.parameters()), self.config
-        branches = ' + '.join(f"{b.name} ({b.channels}, stride {b.stride})" for b in self.branches)
+        parameters, c, seen = sum(p.numel() for p in self.parameters()), self.config, self.config['views']
+        branches = ' + '.join(f"{b.name} ({b.channels}, stride {b.stride}{f', sees {seen[i]}' if len(seen) > 1 else ''})" for i, b in enumerate(self.branches))
         return (f"{type(self).__name__}: {branches} -> {c['reduced_channels']} channels each -> {c['attention']} "
                 f"-> {len(self.findings)} logits; {parameters/1e6:.2f} M parameters")
+
+    def __getstate__(self): return super().__getstate__() | {'branch_logits': None} # they belong to one step
 
 # %% ../../nbs/api/model/base.ipynb #dd18ab25
 @patch(as_prop=True)
@@ -44,29 +46,45 @@ def from_config(cls:FindingModel,
     "A model of the same shape as the one whose `.config` this is."
     return cls(**arguments_of(config), load_weights=load_weights)
 
-# %% ../../nbs/api/model/base.ipynb #b120ebb3
+# %% ../../nbs/api/model/base.ipynb #dfa4b378
 @patch
 def checked(self:FindingModel,
     x:Tensor # What shall be a batch of grey images in 0..1
-) -> Tensor: # (n, 1, height, width), as a plain Tensor
+) -> Tensor: # (n, views, height, width), as a plain Tensor
     "The batch, if it is one: always asked on a CPU, once on a GPU."
     if torch.compiler.is_compiling() or torch.jit.is_tracing(): return x
-    x = check_images(x, max(b.stride for b in self.branches))
+    x = check_images(x, max(b.stride for b in self.branches), len(self.config['views']))
     if x.device.type == 'cpu' or not self.range_checked: check_range(x)
     self.range_checked = True
     return x
 
-# %% ../../nbs/api/model/base.ipynb #7e9b447b
+# %% ../../nbs/api/model/base.ipynb #b6c87eb9
+@patch
+def joined_features(self:FindingModel,
+    x:Tensor # (n, views, height, width), 0..1
+) -> Tensor: # (n, channels, h, w)
+    "All branches on one grid, before attention."
+    return self.join(self.branch_maps(x))
+
+
+@patch
+def fused_features(self:FindingModel,
+    x:Tensor # (n, views, height, width), 0..1
+) -> Tensor: # (n, channels, h, w): what the pooling sees
+    "The joined map after attention (for 'finding_query', whose attention is the pooling, the joined map itself)."
+    return self.attend(self.joined_features(x))
+
+# %% ../../nbs/api/model/base.ipynb #fdd10a48
 @patch
 def attention_maps(self:FindingModel,
-    x:Tensor # (n, 1, height, width)
+    x:Tensor # (n, views, height, width)
 ) -> Tensor: # (n, n_findings, h, w), each map at least 0 and summing to 1
     "Where the model looks for each finding; only 'finding_query' has such maps."
     if not isinstance(self.attention, FindingQuery):
         raise UserError(f"attention {self.config['attention']!r} has no map for each finding; build the model with attention='finding_query'")
     return self.attention(self.joined_features(x))
 
-# %% ../../nbs/api/model/base.ipynb #d44b03f8
+# %% ../../nbs/api/model/base.ipynb #b084d77d
 def set_prior(
     model:FindingModel, # Changed in place
     prevalence,         # (n_findings,) shares of positives in the training part, each in 0..1
@@ -76,5 +94,6 @@ def set_prior(
     p = torch.tensor([float(share) for share in prevalence])
     if p.shape != model.head.bias.shape or not ((p >= 0) & (p <= 1)).all():
         raise UserError(f"prevalence must hold {len(model.head.bias)} shares between 0 and 1, got shape {tuple(p.shape)}")
-    with torch.no_grad(): model.head.bias.copy_(torch.logit(p, eps=least))
+    with torch.no_grad():
+        for head in (model.head, *model.branch_heads): head.bias.copy_(torch.logit(p, eps=least))
     return model

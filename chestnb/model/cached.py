@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHAPES_A_TRAINING', 'training_key', 'kept_training', 'train_into', 'cached_training']
 
-# %% ../../nbs/api/model/cached.ipynb #76bb646e
+# %% ../../nbs/api/model/cached.ipynb #16c261dc
 import ast, hashlib, importlib, json, re, shutil, time
 import pandas as pd
 from pathlib import Path
@@ -17,12 +17,13 @@ from ..core.text import plural
 from ..data.dataset import ChestDataset
 from .config import TrainConfig
 from .fusion import FusionModel
+from .lungs import with_lungs
 from .runs import load_model, run_record
 from .train import settled_config, train_model
 
-# %% ../../nbs/api/model/cached.ipynb #5c4eb66a
-SHAPES_A_TRAINING = ('data.augment', 'data.datablock', 'data.images', 'data.items', 'data.loaders', 'data.squares', 'model.attention', 'model.backbones',
-                     'model.fusion', 'model.inputs', 'model.learner', 'model.losses', 'model.optimizer', 'model.weights')
+# %% ../../nbs/api/model/cached.ipynb #a03a6920
+SHAPES_A_TRAINING = ('data.augment', 'data.datablock', 'data.images', 'data.items', 'data.loaders', 'data.squares', 'data.views', 'model.answers', 'model.attention', 'model.backbones',
+                     'model.callbacks', 'model.fusion', 'model.inputs', 'model.learner', 'model.losses', 'model.optimizer', 'model.weights')
 
 def training_key(
     dataset:ChestDataset, # Images and labels
@@ -66,7 +67,7 @@ def train_into(
         train_model(dataset, split, fresh, config, progress=progress)
         write_json(fresh/'trained.json', {'seconds': round(time.perf_counter() - started, 1)})
 
-# %% ../../nbs/api/model/cached.ipynb #1b61835f
+# %% ../../nbs/api/model/cached.ipynb #8bd15321
 def cached_training(
     dataset:ChestDataset,          # Images and labels
     split:pd.DataFrame,            # With the parts 'train' and 'valid'; by patient
@@ -76,6 +77,7 @@ def cached_training(
 ) -> FusionModel:                  # Best epoch; `.history` holds a row for each epoch, `.info` what model.json says, `.seconds` the time of training
     "Train a small model once; from then on take it from the cache. Says in one line which it did."
     config = settled_config((config or TrainConfig()).check())
+    dataset = with_lungs(dataset, config.model.get('views', ['whole']))
     folder = cache_folder('trained')/f"{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-') or 'model'}-{training_key(dataset, split, config)[:16]}"
     try: folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error: raise UserError(f'{folder.parent}: cannot be made ({error.strerror}). Name another folder for what the course keeps: '

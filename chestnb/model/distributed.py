@@ -7,12 +7,12 @@ __all__ = ['LOST', 'STOPPED', 'n_processes', 'process_number', 'is_first_process
            'ProcessShare', 'loaders_of', 'bare_model', 'SeveralProcesses', 'gather', 'wait_for_all', 'lost_process',
            'say_and_exit', 'listens_for_the_end', 'first_decides']
 
-# %% ../../nbs/api/model/distributed.ipynb #34be73e7
+# %% ../../nbs/api/model/distributed.ipynb #7d781506
 import atexit, os, re, signal, socket, sys, threading
 import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
+from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from contextlib import contextmanager
 from fastai.distributed import DistributedDL, DistributedTrainer
 from fastai.torch_core import num_distrib, rank_distrib
@@ -81,7 +81,7 @@ def loaders_of(
     "The loaders below the shares."
     return [dl.dl if isinstance(dl, ProcessShare) else dl for dl in dls]
 
-# %% ../../nbs/api/model/distributed.ipynb #b4845ad4
+# %% ../../nbs/api/model/distributed.ipynb #82dfec83
 def bare_model(
     model # A model, wrapped for several processes or not
 ):        # The model itself
@@ -91,9 +91,11 @@ def bare_model(
 class SeveralProcesses(DistributedTrainer):
     "Average gradients over the processes, and divide the images among them."
     def __init__(self,
-        device:torch.device # Of this process
+        device:torch.device, # Of this process
+        some_wait:bool=False # Are there steps in which a part of the model learns nothing?
     ):
-        super().__init__(sync_bn=device.type == 'cuda', cpu=device.type == 'cpu')
+        wait = [DistributedDataParallelKwargs(find_unused_parameters=True)] if some_wait else []
+        super().__init__(sync_bn=device.type == 'cuda', cpu=device.type == 'cpu', kwargs_handlers=wait)
     def _wrap_dl(self, dl): return dl if isinstance(dl, ProcessShare) else ProcessShare(dl, device=dl.device)
 
 # %% ../../nbs/api/model/distributed.ipynb #004843d8

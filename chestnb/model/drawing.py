@@ -5,33 +5,36 @@
 # %% auto #0
 __all__ = ['part_outputs', 'layer_table', 'draw_box', 'box_layout', 'draw_architecture']
 
-# %% ../../nbs/api/model/drawing.ipynb #e2c45e2d
+# %% ../../nbs/api/model/drawing.ipynb #31f39f39
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 from matplotlib.patches import FancyBboxPatch
 from .attention import FindingQuery
-from .fusion import align_grids, FusionModel
+from .fusion import FusionModel
 
-# %% ../../nbs/api/model/drawing.ipynb #6b73b755
+# %% ../../nbs/api/model/drawing.ipynb #a907c232
 def part_outputs(
     model:FusionModel, # In evaluation mode
-    x:torch.Tensor     # (1, 1, height, width)
+    x:torch.Tensor     # (1, views, height, width)
 ):                     # Gives (step, output, parts with the parameters), one part after the other
     "Send an image through a model, and stop after every part."
     yield 'image', x, []
-    maps = []
-    for branch, reduce in zip(model.branches, model.reduce):
-        features = branch(x)
-        yield f'branch {branch.name}', features, [branch]
+    maps, views, names = [], x.split(1, dim=1), model.config['views']
+    for i, (branch, reduce) in enumerate(zip(model.branches, model.reduce)):
+        features, seen = branch(views[i % len(views)]), f', {names[i]}' if len(names) > 1 else ''
+        yield f'branch {branch.name}{seen}', features, [branch]
         maps.append(reduce(features))
-        yield f'pointwise ({branch.name})', maps[-1], [reduce]
-    yield 'concatenate', torch.cat(align_grids(maps), dim=1), []
-    fused = model.fused_features(x)
+        yield f'pointwise ({branch.name}{seen})', maps[-1], [reduce]
+    joined = model.join(maps)
+    yield 'concatenate', joined, []
+    fused = model.attend(joined)
     weights = model.attention(fused) if isinstance(model.attention, FindingQuery) else fused
     yield f"attention ({model.config['attention']})", weights, [model.attention]
     yield 'pool', model.pool(fused), []
-    yield 'head: logits', model(x), [model.head]
+    logits = model.all_logits(x)
+    yield 'head: logits', logits[:, 0], [model.head]
+    if model.branch_heads: yield 'heads of the branches: logits', logits[:, 1:], [model.branch_heads]
 
 
 def layer_table(
@@ -39,14 +42,14 @@ def layer_table(
     image_size:int=224   # Height and width of the image that is sent through, in pixels
 ) -> pd.DataFrame:       # One row a part: step, shape (of its output, without the batch), parameters
     "What shape comes out of every part of a model, and how many parameters it has."
-    x, was_training = torch.zeros(1, 1, image_size, image_size, device=model.head.weight.device), model.training
+    x, was_training = torch.zeros(1, len(model.config['views']), image_size, image_size, device=model.head.weight.device), model.training
     with torch.no_grad():
         rows = [(step, '×'.join(map(str, output.shape[1:])), sum(p.numel() for part in parts for p in part.parameters()))
                 for step, output, parts in part_outputs(model.eval(), x)]
     model.train(was_training)
     return pd.DataFrame(rows, columns=['step', 'shape', 'parameters'])
 
-# %% ../../nbs/api/model/drawing.ipynb #228006a0
+# %% ../../nbs/api/model/drawing.ipynb #de5bc7ea
 def draw_box(
     ax,          # matplotlib Axes
     x:float,     # Centre, in boxes from the left
@@ -56,7 +59,7 @@ def draw_box(
     "One part of the model as a box: its name, the shape that comes out, its parameters."
     new = {'image': '#e8e8e8', 'branch': '#cfe2f3', 'pointwise': '#d9ead3'}.get(row.step.split()[0], '#fce5cd')
     ax.add_patch(FancyBboxPatch((x - 0.42, y - 0.3), 0.84, 0.6, boxstyle='round,pad=0.02', facecolor=new, edgecolor='#444444'))
-    name = row.step.replace(' (', '\n(').replace('branch ', 'branch\n').replace('_', ' ' if 'attention' in row.step else '_')
+    name = row.step.replace(' (', '\n(').replace('branch ', 'branch\n').replace(', ', ',\n').replace('_', ' ' if 'attention' in row.step else '_')
     size = f'{row.parameters/1e6:.2f} M' if row.parameters >= 1e5 else f'{row.parameters:,}'
     text = f'{name}\n{row["shape"]}' + (f'\n{size} parameters' if row.parameters else '')
     ax.text(x, y, text, ha='center', va='center', fontsize=7.5)
@@ -71,7 +74,7 @@ def box_layout(
     arrows = [(start, end) for i in range(n) for start, end in ((0, 1 + 2*i), (1 + 2*i, 2 + 2*i), (2 + 2*i, 2*n + 1))]
     return centres, arrows + [(2*n + i, 2*n + i + 1) for i in (1, 2, 3)]
 
-# %% ../../nbs/api/model/drawing.ipynb #a704579c
+# %% ../../nbs/api/model/drawing.ipynb #8f301918
 def draw_architecture(
     model:FusionModel,  # Any
     image_size:int=224  # Height and width of the image, in pixels
@@ -85,6 +88,7 @@ def draw_architecture(
         ax.annotate('', (x1 - 0.44, y1), (x0 + 0.44, y0), arrowprops=dict(arrowstyle='->', color='#444444'))
     share = table.parameters[table.step.str.startswith('branch')].sum() / table.parameters.sum()
     ax.set(xlim=(-0.5, 6.5), ylim=(-0.45, n - 0.55))
-    ax.set_title(f'{table.parameters.sum()/1e6:.2f} M parameters, {share:.0%} of them in the backbones', fontsize=11)
+    own = '; each branch also has a head of its own' if model.branch_heads else ''
+    ax.set_title(f'{table.parameters.sum()/1e6:.2f} M parameters, {share:.0%} of them in the backbones{own}', fontsize=11)
     ax.axis('off')
     return fig

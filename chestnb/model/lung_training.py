@@ -7,7 +7,7 @@ __all__ = ['LAST', 'RESULT', 'LungConfig', 'encoder_weights', 'start_encoder', '
            'mask_loss', 'batch_sizes', 'epoch_batches', 'train_epoch', 'dice_table', 'lung_record', 'open_lung_run',
            'train_lungs', 'lung_epochs', 'card_notes']
 
-# %% ../../nbs/api/model/lung_training.ipynb #990a0e00
+# %% ../../nbs/api/model/lung_training.ipynb #1129ec5f
 import hashlib, time
 import numpy as np
 import pandas as pd
@@ -28,13 +28,14 @@ from ..core.locks import folder_lock, LOCK_FILES
 from ..data.lung_shapes import clean_mask, dice
 from ..data.mask_pairs import chosen_pairs, held_back_rows, MaskPairs
 from ..data.squares import grey_square
+from .first_weights import auto_weights
 from .mask_quality import enlarged, segment_squares
 from .progress import batch_bar
 from .runs import checkpoint_rows, load_checkpoint, record_differences, save_checkpoint
 from .segmenter import LungSegmenter, read_segmenter, save_segmenter
-from .weights import settings_list, stored_state, WEIGHT_PACKAGES
+from .weights import network_arguments
 
-# %% ../../nbs/api/model/lung_training.ipynb #78eceb9f
+# %% ../../nbs/api/model/lung_training.ipynb #1910287f
 @dataclass
 class LungConfig:
     "Every decision of a segmenter's training."
@@ -47,7 +48,7 @@ class LungConfig:
     encoder:str='tf_efficientnet_lite0' # A timm model name
     depth:int=4                 # Halvings of the picture, 3 to 5
     decoder:tuple=(64, 48, 32, 16) # Channels of the decoder, from the smallest map to the largest
-    weights:str='auto'          # First weights of the encoder: 'auto' (an installed package that has them, else none), a name as of a branch, or 'none'
+    weights:str='auto'          # First weights of the encoder: 'auto' (the best that this machine can have), a name as of a branch, or 'none'
     held_back:int=0             # Patients kept apart for the measurement; 0: a seventh
     seed:int=0                  # Same seed, same digits on the same machine
 
@@ -59,16 +60,14 @@ class LungConfig:
         if not 0 <= self.veil <= 1: raise UserError(f'veil is {self.veil}; give a share from 0 to 1.')
         return self
 
-# %% ../../nbs/api/model/lung_training.ipynb #94d4ca3a
+# %% ../../nbs/api/model/lung_training.ipynb #1b1301f3
 def encoder_weights(
     encoder:str, # A timm model name
     weights:str  # As `LungConfig.weights`
-) -> str:        # 'package:...', another name of weights, or 'none'
-    "Which weights 'auto' means on this machine."
-    if weights != 'auto': return weights or 'none'
-    package = next((name for name, about in WEIGHT_PACKAGES.items() if about['backbone'] == encoder), None)
-    try: return (package and stored_state(encoder, f'package:{package}') and f'package:{package}') or 'none'
-    except UserError: return 'none'
+) -> tuple:      # (name of the weights, one sentence about it)
+    "Which weights the encoder starts from."
+    if weights == 'auto': return auto_weights(encoder)
+    return weights or 'none', f'{encoder} starts from {"scratch" if weights in ("", "none") else f"the weights {weights}"}.'
 
 def start_encoder(
     model:LungSegmenter, # A new one
@@ -76,10 +75,12 @@ def start_encoder(
 ):
     "Give the encoder its first weights."
     if weights == 'none': return
-    network, name = model.net.encoder.model, model.config['encoder']
-    state, own = stored_state(name, weights), network.state_dict()
-    for first in settings_list(timm.get_pretrained_cfg(name).first_conv): state[f'{first}.weight'] = state[f'{first}.weight'].sum(1, keepdim=True)
-    network.load_state_dict({tensor: state.get(tensor, own[tensor]) for tensor in own})
+    network = model.net.encoder.model
+    name, arguments, _ = network_arguments(model.config['encoder'], weights)
+    state, own = timm.create_model(name, in_chans=1, num_classes=0, **arguments).state_dict(), network.state_dict()
+    missing = [tensor for tensor in own if tensor not in state]
+    if missing: raise UserError(f"{name}: in a U-Net this network's parts have other names ({missing[0]}), so {weights} cannot be put into it. Train with weights='none'.")
+    network.load_state_dict({tensor: state[tensor] for tensor in own})
 
 # %% ../../nbs/api/model/lung_training.ipynb #aa94fb11
 def uniform(
@@ -224,7 +225,7 @@ def open_lung_run(
     if differences: raise UserError(f'The training in {out} was started differently, so it cannot be continued:\n  ' + '\n  '.join(differences) + '\nUse the same settings, or a new folder.')
     return checkpoint_rows(out/LAST) if LAST in there else pd.read_csv(out/'history.csv').to_dict('records')
 
-# %% ../../nbs/api/model/lung_training.ipynb #8be8b4a2
+# %% ../../nbs/api/model/lung_training.ipynb #ee2884a6
 def train_lungs(
     pairs:MaskPairs,              # Images with masks
     out:str|Path,                 # The run folder: new, or an interrupted one with `resume`
@@ -232,12 +233,13 @@ def train_lungs(
     resume:bool=False,            # Go on with the training in `out`
     on_epoch:Callable|None=None,  # Called with each epoch's row (a dict)
     about:dict|None=None,         # More for the card: sources, citation, command
-    progress:bool=True            # Show progress bars
+    progress:bool=True            # Show progress bars, and say what the encoder starts from
 ) -> pd.DataFrame:                # Dice of each image kept apart, as from `dice_table`
     "Train a segmenter; leave weights, card, history and Dice in a folder."
     config, out = (config or LungConfig()).check(), Path(out)
     learn, apart = held_back_rows(pairs, config.held_back, config.seed)
-    weights, squares = encoder_weights(config.encoder, config.weights), chosen_pairs(pairs, learn).squares(config.image_size)
+    (weights, said), squares = encoder_weights(config.encoder, config.weights), chosen_pairs(pairs, learn).squares(config.image_size)
+    if progress: print(said)
     record = lung_record(pairs, squares, config, weights)
     open_lung_run(out, record, resume)   # refuses a foreign folder before anything is written into it
     out.mkdir(parents=True, exist_ok=True)

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['FORMATS', 'CHECKPOINT', 'LOOK_EVERY', 'MAY_CHANGE', 'FIGURES', 'save_model', 'model_info', 'load_model',
            'save_checkpoint', 'checkpoint_rows', 'load_checkpoint', 'RunRecorder', 'files_digest', 'data_record',
-           'run_record', 'record_differences', 'refuse_other_run', 'has_epochs', 'open_run', 'locked_run']
+           'run_record', 'record_differences', 'in_todays_names', 'refuse_other_run', 'has_epochs', 'open_run',
+           'locked_run']
 
-# %% ../../nbs/api/model/runs.ipynb #a1695936
+# %% ../../nbs/api/model/runs.ipynb #a9bc13fb
 import hashlib, json, math, time
 import pandas as pd
 import safetensors.torch
@@ -26,20 +27,21 @@ from ..core.locks import folder_lock, LOCK_FILES
 from ..data.dataset import ChestDataset
 from ..data.findings import FINDINGS
 from .arguments import arguments_of, check_arguments
-from .config import TrainConfig
+from .callbacks import averaged
+from .config import config_from_dict, from_lung_crop, ONE_VIEW, TrainConfig
 from .distributed import bare_model, is_first_process
 from .first_weights import weights_used
 from .fusion import FusionModel
 from .learner import seed_everything
 from .machine import pick_device
 
-# %% ../../nbs/api/model/runs.ipynb #7666a275
+# %% ../../nbs/api/model/runs.ipynb #3a19dc9a
 FORMATS = ('chestnb-2', 'chestnb-1') # written today; chestnb-1 (0.1) knew NIH's 14 findings only and normalised outside of the model
 
 def save_model(
     model:FusionModel,      # Any fusion model
     folder:str|Path,        # Gets model.json and model.safetensors
-    extra:dict|None=None    # Anything JSON can hold, for example {'image_size': 128, 'lung_crop': False}
+    extra:dict|None=None    # Anything JSON can hold, for example {'image_size': 128}
 ) -> Path:                  # The folder
     "Save weights as safetensors and everything needed to rebuild the model as JSON; never a pickle"
     folder = Path(folder)
@@ -49,7 +51,7 @@ def save_model(
                                      'note': NOT_FOR_CLINICAL_USE} | (extra or {}))
     return folder
 
-# %% ../../nbs/api/model/runs.ipynb #a1a4cbf9
+# %% ../../nbs/api/model/runs.ipynb #bcc6556a
 def model_info(
     folder:Path # A run folder
 ) -> dict:      # Content of model.json
@@ -71,7 +73,7 @@ def load_model(
     folder = Path(folder)
     info = model_info(folder)
     try:
-        model = FusionModel.from_config(info['model'], load_weights=False)
+        model = FusionModel.from_config(from_lung_crop(info)['model'], load_weights=False)
         model.load_state_dict(safetensors.torch.load_file(folder/'model.safetensors'))
     except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise UserError(f'The model in {folder} cannot be loaded: {str(error).splitlines()[0]}. The two files are damaged '
@@ -79,7 +81,7 @@ def load_model(
     model.info = info
     return model.eval().to(pick_device(device), memory_format=torch.channels_last)
 
-# %% ../../nbs/api/model/runs.ipynb #846d7c07
+# %% ../../nbs/api/model/runs.ipynb #55a82a8b
 CHECKPOINT = 'last.safetensors'
 
 def save_checkpoint(
@@ -87,17 +89,19 @@ def save_checkpoint(
     model,           # Its weights and its normalisation statistics
     opt,             # fastai OptimWrapper around a PyTorch optimizer
     rows:list,       # History so far, one dict an epoch
-    scaler=None      # Gradient scaler of float16 training
+    scaler=None,     # Gradient scaler of float16 training
+    average=None     # `AveragedModel` of the weights, if one is kept
 ):
     "Write all that is needed to continue after the last of `rows`"
     tensors = {f'model.{name}': t for name, t in model.state_dict().items()}
     for number, state in opt.opt.state_dict()['state'].items():
         tensors |= {f'optimizer.{number}.{name}': t for name, t in state.items()}
+    if average is not None: tensors |= {f'average.{name}': t for name, t in average.state_dict().items()}
     content = safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in tensors.items()},
         metadata={'rows': json.dumps(rows), 'scaler': json.dumps(scaler.state_dict() if scaler else {})})
     write_atomically(path, lambda file: file.write(content), mode='wb')
 
-# %% ../../nbs/api/model/runs.ipynb #ddb68fb9
+# %% ../../nbs/api/model/runs.ipynb #2d4a3d79
 def checkpoint_rows(
     path:Path # A checkpoint
 ) -> list: # History rows; empty if there is no checkpoint
@@ -112,7 +116,7 @@ def load_checkpoint(
     path:Path, # A checkpoint
     model,     # Gets its weights back
     opt        # Gets its state back
-):
+) -> dict:     # State of the average of the weights; empty if none was kept
     "Restore model and optimizer"
     with safe_open(path, 'pt') as file: tensors = {name: file.get_tensor(name) for name in file.keys()}
     model.load_state_dict({name.removeprefix('model.'): t for name, t in tensors.items() if name.startswith('model.')})
@@ -123,6 +127,7 @@ def load_checkpoint(
         like = parameters[int(number)] # a running average lies in memory like its parameter (channels last)
         state.setdefault(int(number), {})[key] = torch.empty_like(like).copy_(t) if t.shape == like.shape else t
     opt.opt.load_state_dict({'state': state, 'param_groups': opt.opt.state_dict()['param_groups']})
+    return {name.removeprefix('average.'): t for name, t in tensors.items() if name.startswith('average.')}
 
 # %% ../../nbs/api/model/runs.ipynb #5276eba7
 class RunRecorder(Callback):
@@ -173,7 +178,7 @@ def after_loss(self:RunRecorder):
                     'Train again in a new folder with a learning rate 3 to 10 times lower.')
     raise CancelFitException
 
-# %% ../../nbs/api/model/runs.ipynb #540b0dd6
+# %% ../../nbs/api/model/runs.ipynb #70c403c2
 @patch
 def row(self:RunRecorder) -> dict: # Of the history
     "The figures of the epoch that has just ended, as the Recorder logged them"
@@ -188,14 +193,15 @@ def after_epoch(self:RunRecorder):
     "Write the weights if they are the best so far, then the checkpoint, then the history"
     if not self.inside or not is_first_process(): return # skipped by SkipToEpoch; the first process keeps the books for all
     self.inside, row, best = False, self.row(), max((r['valid_auroc'] for r in self.rows), default=-math.inf)
+    model, average = bare_model(self.learn.model), averaged(self.learn)
     if row['valid_auroc'] > best or not self.rows:
-        save_model(bare_model(self.learn.model), self.folder, self.extra | {'epoch': row['epoch'], 'valid_auroc': row['valid_auroc']})
+        save_model(model if average is None else average.module, self.folder, self.extra | {'epoch': row['epoch'], 'valid_auroc': row['valid_auroc']})
     self.rows.append(row)
-    save_checkpoint(self.folder/CHECKPOINT, bare_model(self.learn.model), self.learn.opt, self.rows, getattr(self.learn, 'scaler', None))
+    save_checkpoint(self.folder/CHECKPOINT, model, self.learn.opt, self.rows, getattr(self.learn, 'scaler', None), average)
     write_csv(self.folder/'history.csv', pd.DataFrame(self.rows))
     if self.on_epoch: self.on_epoch(row)
 
-# %% ../../nbs/api/model/runs.ipynb #7b055418
+# %% ../../nbs/api/model/runs.ipynb #eb3450d5
 def files_digest(
     dataset:ChestDataset, # Its images, and its masks if it has any
     at_most:int=5_000     # Larger sets are told apart by names and sizes, not by every byte
@@ -245,7 +251,15 @@ def record_differences(
                 for text in record_differences(old.get(key), new.get(key), f'{name}.{key}' if name else key)]
     return [] if old == new else [f'{name}: was {old!r}, now {new!r}']
 
-# %% ../../nbs/api/model/runs.ipynb #94b5c169
+# %% ../../nbs/api/model/runs.ipynb #f81a5817
+def in_todays_names(
+    record:dict # From `run_record`, perhaps of an earlier version
+) -> dict:      # The same; what was no choice yet has the value that changes nothing
+    "A record that can be compared with one of today."
+    config = asdict(config_from_dict(record['config']))
+    return record | {'config': config | {'model': ONE_VIEW | config['model']}}
+
+
 def refuse_other_run(
     out:Path,   # A folder with a config.json
     record:dict # From `run_record`: what was asked for
@@ -255,7 +269,7 @@ def refuse_other_run(
     if 'format' not in old: raise UserError(
         f'The run in {out} was begun by chestnb 0.1, whose images were normalised before they came to the model, so this version cannot '
         'continue it. What it has finished can still be loaded and used. Train in a new folder.')
-    differences = record_differences(old, record)
+    differences = record_differences(in_todays_names(old), in_todays_names(record))
     if differences: raise UserError(f'The run in {out} was started differently, so it cannot be continued:\n  '
                                     + '\n  '.join(differences) + '\nUse the same settings, or train in a new folder.')
 

@@ -12,34 +12,35 @@ from .attention import FindingQuery
 from .fusion import FusionModel
 from .layers import eval_mode, split_at_layer
 
-# %% ../../nbs/08_saliency.ipynb #b510e746
+# %% ../../nbs/08_saliency.ipynb #3ca67fb1
 def attention_of(
     model:FusionModel, # With attention 'finding_query'
-    images:Tensor      # (n, 1, height, width), grey in 0..1
+    images:Tensor      # (n, views, height, width), grey in 0..1
 ) -> Tensor:           # (n, n_findings, h, w), each map sums to 1
     "Where the pooling of each finding takes its features from."
     with eval_mode(model), torch.no_grad(): return model.attention_maps(images)
 
-# %% ../../nbs/08_saliency.ipynb #0c45b691
+# %% ../../nbs/08_saliency.ipynb #ed25697e
 def evidence_of(
-    model:FusionModel, # Any
-    images:Tensor      # (n, 1, height, width), grey in 0..1
-) -> Tensor:           # (n, n_findings, h, w): positive speaks for the finding, negative against it
-    "What each place adds to each logit: the sum over places, plus the head's bias, is the logit."
+    model:FusionModel,    # Any
+    images:Tensor,        # (n, views, height, width), grey in 0..1
+    channels=slice(None)  # Of the fused map: a part of them, for example those of one view's branch
+) -> Tensor:              # (n, n_findings, h, w): positive speaks for the finding, negative against it
+    "What each place adds to each logit of the fusion: over all channels and places, plus the head's bias, it is the logit."
     with eval_mode(model), torch.no_grad():
         fused = model.fused_features(images).float()
-        values = torch.einsum('fc,nchw->nfhw', model.head.weight, fused)
+        values = torch.einsum('fc,nchw->nfhw', model.head.weight[:, channels], fused[:, channels])
         weights = model.attention(fused) if isinstance(model.attention, FindingQuery) else 1/values[0, 0].numel()
         return values*weights
 
-# %% ../../nbs/08_saliency.ipynb #c54948cc
+# %% ../../nbs/08_saliency.ipynb #10d7fad2
 def layer_gradients(
     model:FusionModel, # Any
-    images:Tensor,     # (n, 1, height, width), grey in 0..1
+    images:Tensor,     # (n, views, height, width), grey in 0..1
     findings:list,     # Numbers of the findings
     layer='fused'      # 'fused' or the number of a branch
 ) -> tuple:            # map (n, channels, h, w), and a list of gradients of the same shape, one a finding
-    "A layer's map, and the gradient of each logit with respect to it."
+    "A layer's map, and the gradient of each logit of the fusion with respect to it."
     with eval_mode(model), torch.enable_grad():
         features, rest = split_at_layer(model, images, layer)
         leaf = features.clone().requires_grad_()

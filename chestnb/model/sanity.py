@@ -17,12 +17,12 @@ from ..data.dataset import ChestDataset
 from .fusion import FusionModel
 from .maps import pair_maps
 
-# %% ../../nbs/api/model/sanity.ipynb #d4c57d85
+# %% ../../nbs/api/model/sanity.ipynb #0cba89e1
 def cascade_steps(
     model:FusionModel # Any
 ) -> list:            # (name, prefixes of the parameters), from the output backwards; parts without weights are left out
     "The parts of a model in the order in which they are randomised."
-    steps = [(name, [f'{name}.']) for name in ('head', 'attention', 'reduce')]
+    steps = [('head', ['head.', 'branch_heads.']), *((name, [f'{name}.']) for name in ('attention', 'reduce'))]
     stages = [[f'branches.{i}.body.{name}.' for name, child in reversed(list(branch.body.named_children())) if child.state_dict()]
               for i, branch in enumerate(model.branches)]
     for depth in range(max(map(len, stages))):

@@ -6,7 +6,7 @@
 __all__ = ['check_training_split', 'fit_one_cycle', 'finish_run', 'shared_run', 'model_notes', 'train_epochs', 'settled_config',
            'train_model']
 
-# %% ../../nbs/api/model/train.ipynb #b5f09eb8
+# %% ../../nbs/api/model/train.ipynb #44668abf
 import numpy as np
 import pandas as pd
 from contextlib import contextmanager, ExitStack
@@ -28,6 +28,7 @@ from .first_weights import settled_weights
 from .fusion import FusionModel
 from .history import plot_history
 from .learner import group_rates, make_learner
+from .lungs import with_lungs
 from .machine import check_machine
 from .progress import print_epoch, ProgressBar
 from .runs import CHECKPOINT, FIGURES, load_checkpoint, load_model, locked_run, run_record, RunRecorder
@@ -82,14 +83,14 @@ def shared_run(
     "Hold the run folder for all processes of this launch, and against everybody else"
     with ExitStack() as held: yield first_decides(lambda: held.enter_context(locked_run(out, record, resume)))
 
-# %% ../../nbs/api/model/train.ipynb #4b3c9ee8
+# %% ../../nbs/api/model/train.ipynb #8a49a89c
 def model_notes(
     dataset:ChestDataset, # What is trained on
     config:TrainConfig,   # All decisions
     record:dict           # From `run_record`
 ) -> dict:                # For model.json
     "What `model.info` says beside the model's shape"
-    return {'image_size': config.image_size, 'lung_crop': config.lung_crop, 'unknown': config.unknown,
+    return {'image_size': config.image_size, 'tta': config.tta, 'unknown': config.unknown,
             'provenance': asdict(dataset.provenance), 'trained_on': record['dataset'], 'weights_used': record['weights_used']}
 
 def train_epochs(
@@ -108,7 +109,8 @@ def train_epochs(
     learn = make_learner(dataset, split, config, fresh=not rows)
     if rows:
         learn.create_opt()
-        load_checkpoint(out/CHECKPOINT, learn.model, learn.opt)
+        average = load_checkpoint(out/CHECKPOINT, learn.model, learn.opt)
+        if average: learn.average_weights.continue_from(average)
     recorder = RunRecorder(out, config, model_notes(dataset, config, record), rows, on_epoch)
     fit_one_cycle(learn, config, recorder, callbacks)
     return recorder.rows
@@ -124,7 +126,7 @@ def settled_config(
     weights = first_decides(lambda: settled_weights(model, out)['weights'])
     return replace(config, model=config.model | {'weights': weights})
 
-# %% ../../nbs/api/model/train.ipynb #1dc82eb1
+# %% ../../nbs/api/model/train.ipynb #6239d055
 def train_model(
     dataset:ChestDataset,          # Images and labels
     split:pd.DataFrame,            # With the parts 'train' and 'valid'; by patient
@@ -141,6 +143,7 @@ def train_model(
         check_machine(config)
         check_training_split(dataset, split, config.unknown)
         config = settled_config(config, out)
+        dataset = with_lungs(dataset, config.model.get('views', ['whole']))
         record = run_record(dataset, split, config)
         with shared_run(out, record, resume) as rows:
             if (out/CHECKPOINT).exists() or not rows:

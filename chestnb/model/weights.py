@@ -304,15 +304,16 @@ def xray_file(
     raise UserError(f"torchxrayvision's weights {name!r} are not on this machine. With internet, run once: python -c \"import torchxrayvision as x; "
                     f"x.models.{make}(weights='{name}')\". They are then kept in {path.parent}.")
 
-# %% ../../nbs/api/model/weights.ipynb #1172754c
+# %% ../../nbs/api/model/weights.ipynb #58ca140d
 def layer_classes(
     path # A file saved by `torch.save`
 ) -> list: # Classes of layers in it; empty if it needs others too
     "The classes of PyTorch's and torchxrayvision's layers that a pickled model needs."
     try: names = get_unsafe_globals_in_checkpoint(path)
-    except (RuntimeError, ValueError, pickle.UnpicklingError): return []   # cut off, or of an old format: `read_state` says which
+    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError): return []   # cut off, or of an old format: `read_state` says which
     if not all(n.startswith(('torch.nn.modules.', 'torchxrayvision.models.')) for n in names): return []
-    found = [getattr(importlib.import_module(module), own) for module, _, own in (n.rpartition('.') for n in names)]
+    try: found = [getattr(importlib.import_module(module), own) for module, _, own in (n.rpartition('.') for n in names)]
+    except (ImportError, AttributeError): return []   # a layer that this version does not have
     return [c for c in found if isinstance(c, type) and issubclass(c, torch.nn.Module)]
 
 

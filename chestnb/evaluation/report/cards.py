@@ -42,7 +42,7 @@ def model_card(
             ('Subgroups', f"See section {section_number('subgroups')}"), ('Ethical considerations', TO_BE_FILLED),
             ('Caveats', f"See section {section_number('limitations')}"), ('Contact', TO_BE_FILLED)]
 
-# %% ../../../nbs/api/evaluation/report/cards.ipynb #24dea7e2
+# %% ../../../nbs/api/evaluation/report/cards.ipynb #d6cc9f99
 NOT_KNOWN_TO_US, REAL_PEOPLE = 'Not applicable: no person is shown', 'Real patients. The report shows no image, but the counts of small groups can point to a person: share it by the terms of the data'
 
 def data_source(
@@ -60,7 +60,7 @@ def data_card(
     "What is known of the evaluated data."
     labels = 'Exact by construction' if facts['synthetic'] else ('Mined from the text of radiology reports; noisy' if facts['nih'] else TO_BE_FILLED)
     return [('Images', facts['data_note']), ('Source, citation and terms', data_source(facts, provenance)), ('Labels', f"{labels}. {facts['unknown_text']}"),
-            ('Split', facts['official_text']), ('Who is in it', f"Age, sex, view, follow-up and prevalence in section {section_number('evaluated')}"),
+            ('Split', ' '.join(filter(None, (facts['official_text'], facts['ledger_text'])))), ('Who is in it', f"Age, sex, view, follow-up and prevalence in section {section_number('evaluated')}"),
             ('Selection of these images', TO_BE_FILLED), ('Consent and ethics', NOT_KNOWN_TO_US if facts['synthetic'] else TO_BE_FILLED),
             ('Privacy', NOT_KNOWN_TO_US if facts['synthetic'] else REAL_PEOPLE), ('Known limits', f"See section {section_number('limitations')}")]
 

@@ -6,7 +6,7 @@
 __all__ = ['STEPS', 'MEAN_SCORES', 'CARDS', 'make_report', 'headline', 'environment', 'identity_of', 'refuse_existing',
            'json_value', 'write_report', 'report_summary']
 
-# %% ../../../nbs/api/evaluation/report/page.ipynb #b1f3a6dd
+# %% ../../../nbs/api/evaluation/report/page.ipynb #98084dc4
 import json
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ from ...core.errors import NOT_FOR_CLINICAL_USE, UserError
 from ...core.files import kept_files, whole_folder, write_atomically, write_csv, write_json, write_text
 from ...core.text import listed
 from ...data.provenance import NIH_ATTRIBUTION, NIH_LINK
-from .cards import label_checksums, section_cards, section_checklist, section_made, SECTIONS, TO_BE_FILLED, versions
+from .cards import label_checksums, section_cards, section_checklist, section_made, section_number, SECTIONS, TO_BE_FILLED, versions
 from .document import Report
 from .groups import section_shortcuts, section_subgroups
 from .models import section_comparison, section_published
@@ -47,7 +47,7 @@ def make_report(
     report.facts['headline'] = headline(report.facts)
     return report
 
-# %% ../../../nbs/api/evaluation/report/page.ipynb #5438b4bc
+# %% ../../../nbs/api/evaluation/report/page.ipynb #8e746409
 MEAN_SCORES = (('macro_auroc', 'Macro AUROC', 'AUROC'), ('macro_ap', 'Macro average precision', 'Average precision')) # of several findings, of one
 
 def headline(
@@ -64,6 +64,7 @@ def headline(
         some = len(facts['scaled']) < facts['n_findings']
         rows.append(row(f"Mean ECE, after Platt scaling of {len(facts['scaled'])} of {facts['n_findings']}", facts['ece_after'],
                         f"by patient; lower for {facts['ece_fell']}{'; the other findings as given' if some else ''}"))
+    if facts['other_runs']: rows.append(row('Other runs that scored this list', str(facts['other_runs']), f"see section {section_number('evaluated')}"))
     if 'difference' in facts: rows.append(row(f"Minus {facts['other_name']}", facts['difference']))
     return rows
 
@@ -170,7 +171,7 @@ def write_report(
     report.write(out, identity, overwrite, command, datetime.now().astimezone().isoformat(timespec='seconds'))
     return report
 
-# %% ../../../nbs/api/evaluation/report/page.ipynb #58289d72
+# %% ../../../nbs/api/evaluation/report/page.ipynb #b8ba53bd
 def report_summary(
     report:Report, # From `write_report`
     out            # Its folder
@@ -178,6 +179,6 @@ def report_summary(
     "What was recognised, what came out, what was kept, where it lies."
     facts, kept = report.facts, kept_files(out)
     lines = '\n'.join(f'  {label:<32} {value} {more}' for label, value, more in facts['headline'])
-    said = [*facts['notes'], facts['unknown_text'], *filter(None, [facts['valid_warning']]), '', f"{facts['data_note']}. {facts['official_text']}", lines, '']
+    said = [*facts['notes'], facts['unknown_text'], *filter(None, [facts['valid_warning'], facts['ledger_text']]), '', f"{facts['data_note']}. {facts['official_text']}", lines, '']
     if kept: said.append(f'Kept, because somebody wrote or changed them: {listed(kept, 10)}. A new card lies beside one that was filled in, as NAME.new.md.')
     return '\n'.join([*said, f"Open {Path(out)/'report.html'} in a browser. {NOT_FOR_CLINICAL_USE}"])

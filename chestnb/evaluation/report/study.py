@@ -25,7 +25,7 @@ from ..predictions import read_predictions
 from ..scored import join, Scored
 from ..thresholds import check_rule, choose_thresholds, Thresholds
 
-# %% ../../../nbs/api/evaluation/report/study.ipynb #cbae765f
+# %% ../../../nbs/api/evaluation/report/study.ipynb #02d1c86d
 @dataclass
 class Study:
     "What a report is about, checked and lined up."
@@ -42,6 +42,7 @@ class Study:
     unknown: str = 'mask'            # What was done with unknown labels
     notes: list = field(default_factory=list) # What had to be recognised, and what is left out
     files: list = field(default_factory=list) # What was read: dicts with role, file, sha256
+    official_test: tuple = ('', 0)   # What is said of other runs that scored NIH's official test list, and their number: from `official_test_opened`
 
     @property
     def name(self) -> str: return self.scored.name
@@ -50,6 +51,9 @@ class Study:
     @property
     def parts(self) -> dict: # Name -> `Scored` of other patients
         return {'test': self.scored} | ({'validation': self.valid} if self.valid else {})
+    @property
+    def tested(self) -> list: # Every `Scored` of the test images
+        return [self.scored, *([self.other] if self.other else [])]
     @property
     def calibrated(self) -> Scored: # Test images, after Platt scaling if there are validation patients
         return self.calibration.apply(self.scored) if self.calibration else self.scored
