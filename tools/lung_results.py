@@ -29,8 +29,8 @@ from chestnb.model.config import SMALL_FUSION, TrainConfig
 from chestnb.model.lungs import with_lungs
 from chestnb.model.predict import predict
 
-NETWORK = SMALL_FUSION | dict(branches=['tf_efficientnet_lite0'], weights='auto', reduced_channels=256)
-CONFIG = TrainConfig(model=NETWORK, image_size=128, epochs=5, learning_rate=1.5e-3, backbone_rate=.15)
+NETWORK = SMALL_FUSION | dict(branches=['tf_efficientnet_lite0'], weights='auto', reduced_channels=256, branch_stages=-1)
+CONFIG = TrainConfig(model=NETWORK, image_size=112, epochs=4, learning_rate=1.5e-3, backbone_rate=.15)
 
 
 def painted(data, out):
