@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 from chestnb.data.dataset import ChestDataset
 from chestnb.data.findings import FINDINGS
+from chestnb.data.loaders import image_reader
 from chestnb.data.pack import pack_images
 from chestnb.data.split import patient_split
 from chestnb.data.squares import Crop
@@ -59,6 +60,7 @@ def generated(folder, n, size, views=VIEWS, seed=0):
 def ready_learner(dataset, config):
     "The Learner in the middle of its first epoch, with the callbacks of `train_model`."
     learn = make_learner(dataset, patient_split(dataset.table, dict(train=.9, valid=.05, test=.05)), config)
+    assert all(image_reader(learn.dls).packs), 'a view is not read from its pack'
     learn.remove_cb(ProgressCallback)
     learn.create_opt()
     peaks = np.array(group_rates(config))

@@ -5,7 +5,8 @@
 
 Both models store their weights with the channels last. Both run in this process, interleaved block by block; the figure is the median over the blocks. The plain loop does
 what a step needs and no more: forward, loss, backward, fused AdamW, a scheduler step; for the two-view fusion also the loss of
-each branch's own head, and the running average of the weights. Target: a ratio of at least 0.95.
+each branch's own head, and the running average of the weights, with the stages frozen that
+the recipe freezes. Target: a ratio of at least 0.95.
 """
 import argparse, json, statistics, time, warnings
 from dataclasses import replace
@@ -17,7 +18,7 @@ from chestnb.model.runs import RunRecorder
 from chestnb.model.config import MODELS, TrainConfig
 from chestnb.model.learner import group_rates, make_learner, training_loss
 from chestnb.model.fusion import FusionModel
-from chestnb.model.optimizer import fusion_parameter_groups, training_groups
+from chestnb.model.optimizer import freeze_stages, fusion_parameter_groups, training_groups
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import ParamScheduler, combined_cos
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -65,6 +66,7 @@ def measure(blocks=15, steps=4, batch_size=32, image_size=128, threads=2, datase
     device = next(learn.model.parameters()).device
     model = FusionModel.from_config(learn.model.config).to(device, memory_format=torch.channels_last)
     model.load_state_dict(learn.model.state_dict())
+    freeze_stages(model, config.frozen_stages)
     optimizer = torch.optim.AdamW(training_groups(fusion_parameter_groups(model), config.weight_decay), fused=True)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=[rate for rate in rates for _ in range(2)], total_steps=100_000)
     loss_function = training_loss(dataset, split, config.loss, config.unknown, config.label_smoothing).to(device)

@@ -50,17 +50,18 @@ def test_every_command_takes_its_main_argument_either_way(command):
     assert f'[{MAIN[command].upper()}]' in said and f'--{MAIN[command]} ' in said and f'the same as --{MAIN[command]}' in said
 
 
-def test_lung_crops_are_packed_and_read(place):
+def test_lung_crops_are_packed_and_read(place, monkeypatch):
     "A lung crop bypassed the pack, and no command could pack it"
     done = typed('chestnb_pack', 'cohort', '--size', 32, '--views', 'whole,lungs', '--workers', 1, cwd=place)
     assert done.returncode == 0 and '32 px, whole' in done.stdout and '32 px, lungs' in done.stdout, done.stderr
     from chestnb.data.dataset import ChestDataset
     from chestnb.data.items import GreyImages
     assert None not in GreyImages(ChestDataset(place/'cohort'), 32, views=['whole', 'lungs']).packs
+    monkeypatch.setenv('CHESTNB_CACHE', str(place/'cache'))
     (place/'cohort'/'segmentation.csv').rename(place/'masks.csv')
-    try: done = typed('chestnb_pack', 'cohort', '--size', 32, '--views', 'lungs', cwd=place)
+    try: done = typed('chestnb_pack', 'cohort', '--size', 16, '--views', 'lungs', cwd=place)
     finally: (place/'masks.csv').rename(place/'cohort'/'segmentation.csv')
-    assert done.returncode == 2 and 'segmentation.csv' in done.stderr and 'Traceback' not in done.stderr
+    assert done.returncode == 0 and 'Lungs found in' in done.stdout and '16 px, lungs' in done.stdout, done.stderr
 
 
 def test_two_different_folders_are_refused(place):
@@ -69,16 +70,16 @@ def test_two_different_folders_are_refused(place):
 
 
 def test_options_of_training_are_the_same_in_both_commands_and_name_every_choice():
-    "Branches, stages, sampler, lung crop, weight decay ... could not be chosen on the command line of 0.1"
+    "Branches, stages, sampler, views, weight decay ... could not be chosen on the command line of 0.1"
     helps = [typed(command, '--help', cwd='.').stdout for command in ('chestnb_train', 'chestnb_demo')]
     options = [{line.split()[0]: ' '.join(line.split()[2:]) for line in text.split('options:')[1].splitlines() if line.strip().startswith('--')} for text in helps]
-    choices = {'--branches', '--branch_stages', '--weights', '--attention', '--sampler', '--lung_crop', '--weight_decay', '--backbone_rate', '--loss', '--seed', '--unknown'}
+    choices = {'--branches', '--branch_stages', '--weights', '--attention', '--sampler', '--views', '--branch_heads', '--average_weights', '--weight_decay', '--backbone_rate', '--loss', '--seed', '--unknown'}
     assert choices <= options[0].keys() & options[1].keys()
-    assert all(options[0][name] == options[1][name] for name in options[0].keys() & options[1].keys() - {'--out'})
+    assert all(options[0][name] == options[1][name] for name in options[0].keys() & options[1].keys() - {'--out', '--split'})
 
 
 def test_a_single_branch_and_a_loss_are_chosen_in_the_terminal(place):
-    done = typed('chestnb_train', 'cohort', '--out', 'single', '--branches', 'test_resnet', '--loss', 'focal', '--weight-decay', .1, '--epochs', 1, '--image-size', 32, cwd=place)
+    done = typed('chestnb_train', 'cohort', '--out', 'single', '--model', 'small', '--branches', 'test_resnet', '--loss', 'focal', '--weight-decay', .1, '--epochs', 1, '--image-size', 32, cwd=place)
     assert done.returncode == 0, done.stderr
     config = json.loads((place/'single'/'config.json').read_text())['config']
     assert (config['model']['branches'], config['loss'], config['weight_decay']) == (['test_resnet'], 'focal', .1)
@@ -123,6 +124,8 @@ def test_train_resume_evaluate(place):
     words = ['chestnb_train', '--out', 'one', '--data', 'cohort', '--epochs', 1, '--image_size', 32]
     first = typed(*words, cwd=place)
     assert first.returncode == 0, first.stderr
+    model = json.loads((place/'one'/'config.json').read_text())['config']['model'] # what is trained if nobody names a model
+    assert model['views'] == ['whole', 'lungs'] and model['branches'] == ['tf_efficientnet_lite0']*2 and 'none is kept for a test' in first.stdout
     assert len(pd.read_csv(place/'one'/'history.csv')) == 1
     twice = typed(*words, cwd=place)
     assert twice.returncode == 2 and 'resume' in twice.stderr
@@ -130,7 +133,7 @@ def test_train_resume_evaluate(place):
 
 
 def test_demo_leaves_the_results_and_may_be_repeated(place):
-    words = ['chestnb_demo', '--data', 'cohort', '--epochs', 1, '--image_size', 32]
+    words = ['chestnb_demo', '--data', 'cohort', '--model', 'small', '--epochs', 1, '--image_size', 32]
     done = typed(*words, cwd=place)
     assert done.returncode == 0, done.stderr
     run = place/'runs'/'cohort'
@@ -202,3 +205,15 @@ def test_evaluate_the_published_predictions(shared_nih, tmp_path):
     assert done.returncode == 0, done.stderr
     scores = pd.read_csv(tmp_path/'out'/'metrics.csv').set_index('finding')
     assert abs(scores.loc['macro', 'auroc'] - .838) < .001
+
+
+def test_training_leaves_nihs_official_test_patients_alone():
+    "`chestnb_train` learns from every patient, but not from the official test list of the whole data set"
+    from types import SimpleNamespace
+    from chestnb.commands.train import choose_split, usual_split
+    from chestnb.data.nih import is_official_test, nih_metadata
+    whole = nih_metadata()
+    assert usual_split(SimpleNamespace(table=whole)) == 'official'
+    some = whole[whole.patient_id.isin(whole.patient_id.unique()[::10])]
+    assert usual_split(SimpleNamespace(table=some)) == 'no_test' and is_official_test(some).any()
+    assert set(choose_split(SimpleNamespace(table=some), 'no_test').part) == {'train', 'valid'}

@@ -40,7 +40,7 @@ def few(dataset, tmp_path_factory):
 
 def launch(folder, few, dataset, *words, n=2):
     command = [BIN/'torchrun', '--nproc-per-node', n, BIN/'chestnb_train', '--out', 'run', '--split', few, '--data', dataset.path,
-               '--image_size', 32, '--batch_size', 16, *words]
+               '--model', 'small', '--image_size', 32, '--batch_size', 16, *words]
     return subprocess.Popen([str(w) for w in command], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENV)
 
 
@@ -158,6 +158,16 @@ def test_two_processes_gather_the_score_of_one_and_one_writes(dataset, few, tmp_
     folder = tmp_path/'run'
     assert len(pd.read_csv(folder/'history.csv')) == 2 and not list(folder.glob('.*'))
     model, names = load_model(folder), images_in(pd.read_csv(few), 'valid')
+    alone = macro_auroc(dataset.targets(names), predict(model, dataset, names, progress=False).drop(columns='Image Index').to_numpy())
+    assert abs(alone - model.info['valid_auroc']) < 1e-6
+
+
+def test_two_processes_train_two_views_with_branches_that_wait_and_an_average(dataset, few, tmp_path):
+    "Branches without gradients in the first epoch, losses of heads outside of the model's output, one average that both validate"
+    done = launch(tmp_path, few, dataset, '--epochs', 2, '--views', 'whole,lungs', '--branch_heads', 'yes', '--answer', 'mean', '--frozen_epochs', 1, '--average_weights', .8)
+    _, complained = done.communicate(timeout=300)
+    assert done.returncode == 0, complained
+    model, names = load_model(tmp_path/'run'), images_in(pd.read_csv(few), 'valid')
     alone = macro_auroc(dataset.targets(names), predict(model, dataset, names, progress=False).drop(columns='Image Index').to_numpy())
     assert abs(alone - model.info['valid_auroc']) < 1e-6
 

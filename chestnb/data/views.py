@@ -39,7 +39,7 @@ def lung_box(
     columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
     return square_around((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1), mask.shape[::-1], margin) if len(rows) else None
 
-# %% ../../nbs/api/data/views.ipynb #3927ac31
+# %% ../../nbs/api/data/views.ipynb #0a8a222a
 LUNG_MARGIN = 0.1 # of the longer side of the lungs
 
 def lungs_crop(
@@ -47,15 +47,15 @@ def lungs_crop(
 ) -> Crop:               # For `GreyImages` and `pack_images`
     "Cut each image to the square around its lungs, where a mask says where they are."
     if dataset.masks_path is None: raise UserError(
-        f'{dataset.path} has no segmentation.csv, so nothing says where the lungs are. Add the file (CheXmask format, lesson 00), '
-        'name one that lies elsewhere (masks=), or use the view whole alone.')
+        f'{dataset.path} has no segmentation.csv, so nothing says where the lungs are. Add the file (CheXmask format, lesson 00; '
+        'chestnb_lungs segment writes one), name one that lies elsewhere (masks=), or use the view whole alone.')
     def box(name):
         span = dataset.mask_span(name, ('Left Lung', 'Right Lung')) if dataset.has_mask(name) else None
         return span and (*square_around(span[:4], span[4:], LUNG_MARGIN), *span[4:])
     state = dataset.masks_path.stat()
     return Crop('lungs', {'margin': LUNG_MARGIN, 'masks': [state.st_size, state.st_mtime_ns]}, box, dataset.has_mask)
 
-# %% ../../nbs/api/data/views.ipynb #5b48ccf1
+# %% ../../nbs/api/data/views.ipynb #7b413a53
 VIEWS = {'whole': lambda dataset: None, 'lungs': lungs_crop}
 BUILT_IN = tuple(VIEWS)
 
@@ -74,7 +74,7 @@ def check_views(
     views # Names, or one text with commas between them: 'whole,lungs'
 ) -> list: # The names
     "Refuse views that nobody defined."
-    names = [name.strip() for name in views.split(',')] if isinstance(views, str) else list(views)
+    names = [name.strip() for name in views.split(',')] if isinstance(views, str) else list(views or ())
     if not names: raise UserError("views is empty; give at least one, for example 'whole'.")
     for name in names:
         if name not in VIEWS: raise UserError(f'there is no view {name!r}; there are {listed(VIEWS, 20)}. A view of your own is defined first: '

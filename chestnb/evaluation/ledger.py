@@ -24,7 +24,7 @@ from ..core.text import listed, plural
 from .report.study import official_part
 from .scored import Scored
 
-# %% ../../nbs/api/evaluation/ledger.ipynb #d6e4cff3
+# %% ../../nbs/api/evaluation/ledger.ipynb #8a44755e
 LEDGER_VARIABLE = 'CHESTNB_LEDGER' # Names another file, such as one that a group shares
 LEDGER_FORMAT = 'chestnb official test ledger 1'
 PATIENCE = 20. # Seconds to wait for another process that reads or writes it
@@ -77,7 +77,7 @@ def ledger_run(
     "A run as the ledger keeps it."
     return LedgerRun(scored.name or 'a run without a name', date.today().isoformat(), len(scored), reason, log_odds_sample(scored))
 
-# %% ../../nbs/api/evaluation/ledger.ipynb #07acb17e
+# %% ../../nbs/api/evaluation/ledger.ipynb #a7b220a4
 def read_ledger(
     path:Path # The ledger, or nothing
 ) -> dict:    # begun: a day; runs: a list of `LedgerRun`
@@ -89,7 +89,7 @@ def read_ledger(
         content = json.loads(text)
         if content['format'] != LEDGER_FORMAT: raise ValueError(f'its form is {content["format"]!r}, not {LEDGER_FORMAT!r}')
         runs = [LedgerRun(**run) for run in content['runs']]
-        for run in runs: str(run), same_run(run.sample, run.sample)
+        for run in runs: str(run), [float(value) for row in run.sample.values() for value in row.values()]
         return dict(begun=date.fromisoformat(content['begun']).isoformat(), runs=runs)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error: raise UserError(_damaged(path, error)) from error
 
@@ -97,7 +97,7 @@ def _damaged(path, error):
     return (f"{path}: cannot be read as the ledger of NIH's official test list ({error}). It is the record of which runs have scored that list, so it is "
             'left alone and nothing is scored. Mend it or put a copy back; or move it away: a new one begins, and the reports say since when.')
 
-# %% ../../nbs/api/evaluation/ledger.ipynb #05ad0173
+# %% ../../nbs/api/evaluation/ledger.ipynb #84d58223
 @contextmanager
 def open_ledger(
     path:Path # The ledger; it and its folder are made if they are missing

@@ -53,7 +53,7 @@ def feature_network(
     "A timm network for grey images, cut behind `stage`."
     return timm.create_model(name, features_only=True, out_indices=(stage,), in_chans=1, **arguments)
 
-# %% ../../nbs/api/model/backbones.ipynb #a4c98c0d
+# %% ../../nbs/api/model/backbones.ipynb #07069a6d
 USABLE_BACKBONES = ("Backbones that work are, for example, 'densenet121', 'resnet50', 'convnext_tiny', "
             "'swin_tiny_patch4_window7_224' and 'vit_small_patch16_224'.")
 
@@ -78,6 +78,9 @@ def open_network(
             if fetched: raise UserError(no_weights_message(named, error)) from error
             problem = error; break
         except (IndexError, AssertionError, ValueError, AttributeError) as error: problem = error; break
+        except Exception as error: # a hub, its cache and a proxy fail in many ways
+            if fetched: raise UserError(no_weights_message(named, error)) from error
+            raise
     raise UserError(f"backbone {name!r} gives no feature map for stage {stage} ({problem}). {USABLE_BACKBONES}") from problem
 
 # %% ../../nbs/api/model/backbones.ipynb #af40c100

@@ -4,16 +4,16 @@
 
 # %% auto #0
 __all__ = ['ONE_VIEW', 'REFERENCE_FUSION', 'SMALL_FUSION', 'TWO_VIEW_FUSION', 'CHOICES', 'MODELS', 'TrainConfig', 'ModelOptions',
-           'from_lung_crop', 'config_from_dict', 'Option', 'config_options', 'split_list', 'change_model',
-           'config_from_options']
+           'from_lung_crop', 'config_from_dict', 'Option', 'config_options', 'usual_model', 'split_list',
+           'change_model', 'config_from_options']
 
-# %% ../../nbs/api/model/config.ipynb #17eb6c5d
+# %% ../../nbs/api/model/config.ipynb #5e5867b9
 import json
 from dataclasses import dataclass, field, fields, replace
 from fastcore.basics import patch
 from fastcore.docments import docments
 from ..core.errors import UserError
-from .choices import ATTENTIONS, check_model_answer, check_model_views, LOSSES, starts_trained, UNKNOWN_LABELS
+from .choices import ATTENTIONS, check_model_answer, check_model_views, LOSSES, UNKNOWN_LABELS
 
 # %% ../../nbs/api/model/config.ipynb #450cd534
 ONE_VIEW = dict(views=['whole'], branch_heads=False, branch_dropout=0.0, answer='fusion')
@@ -28,7 +28,7 @@ TWO_VIEW_FUSION = dict(branches=['tf_efficientnet_lite0']*2, reduced_channels=25
                        weights='auto', dropout=0.0, branch_stages=[-1, -1],
                        views=['whole', 'lungs'], branch_heads=True, branch_dropout=0.0, answer='mean')
 
-# %% ../../nbs/api/model/config.ipynb #88d3fea6
+# %% ../../nbs/api/model/config.ipynb #248eefb9
 @dataclass
 class TrainConfig:
     "Every decision of a training run"
@@ -48,7 +48,7 @@ class TrainConfig:
     average_weights: float = 0.0    # Share of the running average of the weights that stays at each step, 0 to below 1; 0: no average
     label_smoothing: float = 0.0    # How far labels are drawn towards one half, 0 to below 1
     mixup: float = 0.0              # Mix pairs of training images in shares from a Beta distribution with this parameter; 0: never
-    frozen_stages: int = 0          # First stages of each branch that stay as their weights were, 0: none
+    frozen_stages: int = 0          # First stages of branches with trained weights that stay as they are; 0: none
     frozen_epochs: int = 0          # Epochs at the start in which the kernels of the branches stay as they are, below epochs
     tta: int = 1                    # Copies of an image, slightly shifted and scaled, whose mean is its prediction, 1 (the image alone) to 7
     seed: int = 0                   # Of the first weights, the order of the images and the augmentation, 0 or more
@@ -78,7 +78,7 @@ class ModelOptions:
 
 CHOICES = dict(loss=LOSSES, attention=(*ATTENTIONS, 'none'), sampler=(None, 'balanced'), unknown=UNKNOWN_LABELS)
 
-# %% ../../nbs/api/model/config.ipynb #2fafe16c
+# %% ../../nbs/api/model/config.ipynb #d38acbfb
 @patch
 def check(self:TrainConfig) -> TrainConfig: # Itself, if all is well
     "Refuse impossible values"
@@ -92,7 +92,7 @@ def check(self:TrainConfig) -> TrainConfig: # Itself, if all is well
              'branch_loss': (self.branch_loss >= 0, 'zero or more'),
              **{name: (0 <= getattr(self, name) < 1, 'zero or more, below 1') for name in ('average_weights', 'label_smoothing')},
              'mixup': (self.mixup >= 0, 'zero or more, for example 0.4'),
-             'frozen_stages': (self.frozen_stages == 0 or self.frozen_stages > 0 and starts_trained(self.model.get('weights')), 'zero, or a number of stages of branches with trained weights'),
+             'frozen_stages': (self.frozen_stages >= 0, 'zero or more'),
              'frozen_epochs': (0 <= self.frozen_epochs < self.epochs, f'zero or more, below {self.epochs} epochs'),
              'tta': (1 <= self.tta <= 7, '1 to 7'),
              **{name: (getattr(self, name) in CHOICES[name], f'one of {", ".join(map(str, CHOICES[name]))}') for name in ('loss', 'sampler', 'unknown')},
@@ -105,6 +105,8 @@ def check(self:TrainConfig) -> TrainConfig: # Itself, if all is well
         "sampler 'balanced' and loss 'weighted_bce' together count the rare findings twice; choose one of them in the TrainConfig.")
     check_model_views(self.model)
     check_model_answer(self.model)
+    if self.model.get('answer', 'fusion') != 'fusion' and not self.branch_loss: raise UserError(
+        f"answer {self.model['answer']!r} asks the branches' own heads, which learn nothing with branch_loss 0; give it a weight, or answer as 'fusion'.")
     return self
 
 # %% ../../nbs/api/model/config.ipynb #d058d8c5
@@ -150,10 +152,17 @@ def config_options() -> dict: # name -> `Option`
             options[f.name] = Option(f.name, kind, comments[f.name], values[f.name], choices)
     return options
 
-# %% ../../nbs/api/model/config.ipynb #8a8696ea
+# %% ../../nbs/api/model/config.ipynb #6463f5ff
 MODELS = dict(small=TrainConfig(), reference=TrainConfig(model=REFERENCE_FUSION, image_size=224),
               two_view=TrainConfig(model=TWO_VIEW_FUSION, image_size=224, epochs=8, learning_rate=1.5e-3, backbone_rate=.15, branch_loss=1.,
                                    average_weights=.99, frozen_stages=2))
+MODELS['two_view_small'] = replace(MODELS['two_view'], image_size=112, epochs=6)
+
+def usual_model(
+    synthetic:bool # Are the images synthetic?
+) -> str:          # A name of `MODELS`
+    "What is trained if nobody names a model: two views; synthetic images need fewer pixels."
+    return 'two_view_small' if synthetic else 'two_view'
 
 def split_list(
     value # A list, or a text with commas
@@ -165,10 +174,11 @@ def change_model(
     model:dict,  # Arguments of `FusionModel`
     asked:dict   # Some of `ModelOptions`
 ) -> dict:       # Arguments of `FusionModel`
-    "A model of the same kind with other parts; new branches are cut at their last stage unless another is asked for."
+    "A model of the same kind with other parts; new branches are cut at their last stage, and see the whole image if there is no view for each, unless something else is asked for."
     model = dict(model)
     if 'branches' in asked: model |= dict(branches=split_list(asked['branches']), branch_stages=-1)
     if 'views' in asked: model['views'] = split_list(asked['views'])
+    elif len(model['views']) not in (1, len(model['branches'])): model['views'] = ['whole']
     if 'answer' in asked: model['answer'] = int(asked['answer']) if str(asked['answer']).isdecimal() else asked['answer']
     if 'weights' in asked:
         weights = split_list(asked['weights'])

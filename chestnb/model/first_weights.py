@@ -28,7 +28,7 @@ def packaged_weights(
             if files_of_package(package): raise
     return ''
 
-# %% ../../nbs/api/model/first_weights.ipynb #04a59a00
+# %% ../../nbs/api/model/first_weights.ipynb #148b6623
 def tagged_name(
     backbone:str # A timm model name, with or without its tag
 ) -> str:        # With it: 'resnet50.a1_in1k'
@@ -46,7 +46,7 @@ def fetch_from_hub(
     own = (settings.hf_hub_filename,) if settings.hf_hub_filename else ()
     try:
         with quick_offline(): load_state_dict_from_hf(settings.hf_hub_id, *own, weights_only=True)
-    except Exception as error: return f'{hub_address()[0]} does not give {settings.hf_hub_id} ({type(error).__name__}), and the local cache has none'
+    except Exception as error: return f'neither {hub_address()[0]} nor the local cache gives {settings.hf_hub_id} ({type(error).__name__})'
     return ''
 
 # %% ../../nbs/api/model/first_weights.ipynb #e62d3532

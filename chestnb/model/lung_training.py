@@ -82,7 +82,7 @@ def start_encoder(
     if missing: raise UserError(f"{name}: in a U-Net this network's parts have other names ({missing[0]}), so {weights} cannot be put into it. Train with weights='none'.")
     network.load_state_dict({tensor: state[tensor] for tensor in own})
 
-# %% ../../nbs/api/model/lung_training.ipynb #aa94fb11
+# %% ../../nbs/api/model/lung_training.ipynb #4d6e32b0
 def uniform(
     n:int,                     # How many
     reach:float,               # Largest distance from 0
@@ -105,6 +105,7 @@ def turned(
     grid = F.affine_grid(theta, [n, 1, size, size], align_corners=False)
     return F.grid_sample(x, grid, padding_mode='border', align_corners=False), F.grid_sample(y, grid, align_corners=False)
 
+# %% ../../nbs/api/model/lung_training.ipynb #bbfe54f2
 def veiled(
     x:Tensor,              # Pictures in 0..1, (n, 1, S, S)
     share:float,           # How many get a veil, 0 to 1
@@ -130,7 +131,7 @@ def other_exposure(
     x = ((x - .5)*torch.exp(uniform(n, .4, random)) + .5 + uniform(n, .15, random)).clamp(0, 1)
     return x + .03*torch.rand(n, 1, 1, 1, generator=random)*torch.randn(x.shape, generator=random)
 
-# %% ../../nbs/api/model/lung_training.ipynb #ec1a9136
+# %% ../../nbs/api/model/lung_training.ipynb #0575c5fb
 def mask_loss(
     logits:Tensor, # (n, k, S, S)
     masks:Tensor   # (n, k, S, S), 0..1
@@ -155,6 +156,7 @@ def epoch_batches(
     order = np.random.default_rng([config.seed, epoch]).permutation(n)
     return np.array_split(order[:max(n//config.batch_size, 1)*config.batch_size], max(n//config.batch_size, 1))
 
+# %% ../../nbs/api/model/lung_training.ipynb #5edfa238
 def train_epoch(
     model:LungSegmenter,  # Trained in place
     opt:OptimWrapper,     # fastai's wrapper around AdamW
@@ -254,7 +256,7 @@ def train_lungs(
         write_csv(out/'dice.csv', table)
     return table
 
-# %% ../../nbs/api/model/lung_training.ipynb #ffb3dd49
+# %% ../../nbs/api/model/lung_training.ipynb #989591c1
 def lung_epochs(
     structures:tuple,   # What is found
     squares:tuple,      # images and masks to learn from
@@ -282,6 +284,7 @@ def lung_epochs(
             if on_epoch: on_epoch(rows[-1])
     return model.eval()
 
+# %% ../../nbs/api/model/lung_training.ipynb #84cfddab
 def card_notes(
     pairs:MaskPairs, # All of them
     learn, apart,    # Rows learned from, rows kept apart

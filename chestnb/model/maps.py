@@ -113,7 +113,7 @@ def saliency_maps(
         parts.append(enlarge(grids, size, grid_share(model, size, layer)).cpu().numpy().astype(np.float32))
     return np.concatenate(parts)
 
-# %% ../../nbs/api/model/maps.ipynb #e7682d83
+# %% ../../nbs/api/model/maps.ipynb #a547671d
 def map_loader(
     model:FusionModel,    # Its `info` says how it was trained
     dataset:ChestDataset, # Where the images are
@@ -138,7 +138,7 @@ def view_boxes(
     sizes = [size_of_image(dataset.image_path(name))[::-1] for name in names] if reader.crops[0] else [None]*len(names)
     return [(reader.box(name, size), size) for name, size in zip(names, sizes)]
 
-
+# %% ../../nbs/api/model/maps.ipynb #2b38cd57
 def pair_maps(
     model:FusionModel,      # From `train_model` or `load_model`
     dataset:ChestDataset,   # Where the images are

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['fusion_parameter_groups', 'freeze_stages', 'training_groups', 'LevelHypers', 'LevelAdamW']
 
-# %% ../../nbs/api/model/optimizer.ipynb #7ed76f92
+# %% ../../nbs/api/model/optimizer.ipynb #b5312fec
 import torch
 from fastai.optimizer import OptimWrapper, set_item_pg
 from torch import nn
+from .choices import starts_trained
 
-# %% ../../nbs/api/model/optimizer.ipynb #d75b65ef
+# %% ../../nbs/api/model/optimizer.ipynb #96e33f8b
 def fusion_parameter_groups(
     model:nn.Module # A fusion model, one branch or more
 ) -> list:          # [parameters of the branches, parameters of everything new]
@@ -22,10 +23,11 @@ def fusion_parameter_groups(
 
 def freeze_stages(
     model:nn.Module, # A fusion model
-    stages:int       # Of each branch, counted from the image; 0: none
+    stages:int       # Of each branch that starts from trained weights, counted from the image; 0: none
 ) -> nn.Module:      # The same model
-    "Leave the first stages of every branch as they are, whatever is frozen and unfrozen later."
-    model.frozen = [p for branch in model.branches for p in branch.first_parameters(stages)]
+    "Leave the first stages of branches with trained weights as they are, whatever is frozen and unfrozen later."
+    trained = [branch for branch, weights in zip(model.branches, model.config['weights']) if starts_trained(weights)]
+    model.frozen = [p for branch in trained for p in branch.first_parameters(stages)]
     for p in model.frozen: p.requires_grad_(False)
     return model
 

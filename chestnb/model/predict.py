@@ -71,7 +71,7 @@ def warn_of_whole_images(
                                                     'cut there, so its probabilities for these are less reliable', stacklevel=4)
     return list(dict.fromkeys(name for whole in shown.values() for name in whole))
 
-# %% ../../nbs/api/model/predict.ipynb #82ae1a36
+# %% ../../nbs/api/model/predict.ipynb #30d32254
 def dataset_logits(
     model:FusionModel,          # From `load_model` or `train_model`
     dataset:ChestDataset,       # Where the images are
@@ -91,7 +91,7 @@ def dataset_logits(
     dl = image_dataloader(with_lungs(dataset, views), images, image_size=size, batch_size=batch_size, views=views, num_workers=num_workers,
                           device=next(model.parameters()).device)
     whole = warn_of_whole_images(dl, images)
-    return images, logits_of(model, dl, tta or info.get('tta', 1), mixed_precision, progress), whole
+    return images, logits_of(model, dl, info.get('tta', 1) if tta is None else tta, mixed_precision, progress), whole
 
 
 def prediction_table(

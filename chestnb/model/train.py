@@ -6,7 +6,7 @@
 __all__ = ['check_training_split', 'fit_one_cycle', 'finish_run', 'shared_run', 'model_notes', 'train_epochs', 'settled_config',
            'train_model']
 
-# %% ../../nbs/api/model/train.ipynb #44668abf
+# %% ../../nbs/api/model/train.ipynb #778eeded
 import numpy as np
 import pandas as pd
 from contextlib import contextmanager, ExitStack
@@ -21,6 +21,7 @@ from ..data.dataset import ChestDataset
 from ..data.findings import resolve_unknown
 from ..data.loaders import check_learning_split
 from ..data.parts import images_in, save_split
+from ..data.views import check_views
 from .arguments import arguments_of, check_arguments
 from .config import TrainConfig
 from .distributed import first_decides, is_first_process, listens_for_the_end, lost_process, wait_for_all
@@ -126,7 +127,7 @@ def settled_config(
     weights = first_decides(lambda: settled_weights(model, out)['weights'])
     return replace(config, model=config.model | {'weights': weights})
 
-# %% ../../nbs/api/model/train.ipynb #6239d055
+# %% ../../nbs/api/model/train.ipynb #9bfbdcbc
 def train_model(
     dataset:ChestDataset,          # Images and labels
     split:pd.DataFrame,            # With the parts 'train' and 'valid'; by patient
@@ -143,7 +144,7 @@ def train_model(
         check_machine(config)
         check_training_split(dataset, split, config.unknown)
         config = settled_config(config, out)
-        dataset = with_lungs(dataset, config.model.get('views', ['whole']))
+        dataset = with_lungs(dataset, check_views(config.model.get('views', ['whole'])))
         record = run_record(dataset, split, config)
         with shared_run(out, record, resume) as rows:
             if (out/CHECKPOINT).exists() or not rows:

@@ -83,7 +83,7 @@ def quick_offline(
     try: yield
     finally: constants.HF_HUB_OFFLINE = before
 
-# %% ../../nbs/api/model/weights.ipynb #1ae16e04
+# %% ../../nbs/api/model/weights.ipynb #2dce466e
 def no_weights_message(
     name:str,       # A timm model name, or 'hf-hub:OWNER/NAME'
     error:Exception # What timm or the hub said
@@ -93,7 +93,8 @@ def no_weights_message(
     else:
         settings = timm.get_pretrained_cfg(name)
         source = f'{hub_address()[0]}/{settings.hf_hub_id}' if settings.hf_hub_id else settings.url
-    return (f"pretrained weights of {name!r} cannot be had ({type(error).__name__}). They come from {source}. "
+    damaged = ' The copy in the local cache is damaged; delete it there.' if isinstance(error, SafetensorError) else ''
+    return (f"pretrained weights of {name!r} cannot be had ({type(error).__name__}).{damaged} They come from {source}. "
             f"Either connect to the internet once (they are then kept in the cache), or on a machine that is connected run "
             f"python -c \"import timm; timm.create_model('{name}', pretrained=True)\" and copy its folder ~/.cache/huggingface "
             f"here, or name a file or an installed package as weights, or train from scratch with weights='none'.")
@@ -326,7 +327,7 @@ def xray_state(
     state = unwrapped(saved.state_dict() if isinstance(saved, torch.nn.Module) else saved)
     return matching_state({n.removeprefix('model.'): t for n, t in state.items()}, backbone, Path(path).name)
 
-# %% ../../nbs/api/model/weights.ipynb #ef6961d5
+# %% ../../nbs/api/model/weights.ipynb #d01b09a1
 def hub_state(
     weights:str,  # 'hf-hub:OWNER/NAME'
     backbone:str  # A timm model name
@@ -339,7 +340,7 @@ def hub_state(
                 raise UserError(f'weights {weights!r} belong to {own!r} and not to the backbone {backbone!r}; make {own!r} the backbone.')
             state = load_state_dict_from_hf(weights.removeprefix('hf-hub:'), weights_only=True)
     except UserError: raise
-    except (OSError, RuntimeError, ValueError, KeyError) as error: raise UserError(no_weights_message(weights, error)) from error
+    except Exception as error: raise UserError(no_weights_message(weights, error)) from error # a hub, its cache and a proxy fail in many ways
     return matching_state(state, backbone, weights), scale_of(settings)
 
 # %% ../../nbs/api/model/weights.ipynb #1ea4597f
