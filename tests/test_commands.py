@@ -75,7 +75,7 @@ def test_options_of_training_are_the_same_in_both_commands_and_name_every_choice
     options = [{line.split()[0]: ' '.join(line.split()[2:]) for line in text.split('options:')[1].splitlines() if line.strip().startswith('--')} for text in helps]
     choices = {'--branches', '--branch_stages', '--weights', '--attention', '--sampler', '--views', '--branch_heads', '--average_weights', '--weight_decay', '--backbone_rate', '--loss', '--seed', '--unknown'}
     assert choices <= options[0].keys() & options[1].keys()
-    assert all(options[0][name] == options[1][name] for name in options[0].keys() & options[1].keys() - {'--out'})
+    assert all(options[0][name] == options[1][name] for name in options[0].keys() & options[1].keys() - {'--out', '--split'})
 
 
 def test_a_single_branch_and_a_loss_are_chosen_in_the_terminal(place):
@@ -205,3 +205,15 @@ def test_evaluate_the_published_predictions(shared_nih, tmp_path):
     assert done.returncode == 0, done.stderr
     scores = pd.read_csv(tmp_path/'out'/'metrics.csv').set_index('finding')
     assert abs(scores.loc['macro', 'auroc'] - .838) < .001
+
+
+def test_training_leaves_nihs_official_test_patients_alone():
+    "`chestnb_train` learns from every patient, but not from the official test list of the whole data set"
+    from types import SimpleNamespace
+    from chestnb.commands.train import choose_split, usual_split
+    from chestnb.data.nih import is_official_test, nih_metadata
+    whole = nih_metadata()
+    assert usual_split(SimpleNamespace(table=whole)) == 'official'
+    some = whole[whole.patient_id.isin(whole.patient_id.unique()[::10])]
+    assert usual_split(SimpleNamespace(table=some)) == 'no_test' and is_official_test(some).any()
+    assert set(choose_split(SimpleNamespace(table=some), 'no_test').part) == {'train', 'valid'}

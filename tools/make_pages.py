@@ -30,11 +30,12 @@ QUESTIONS = { # What each lesson asks first, in a few words
     '01': 'How accurate is a model that always says no?',
     '02': 'One model, the same X-rays, two scores: which should a hospital expect?',
     '03': 'Which of four changed copies could be a picture of a real patient?',
-    '04': 'How much of a fusion\'s lead is left with another seed?',
-    '05': 'How far apart are four trainings that differ in their seed alone?',
+    '04': 'Does a second network pay, or a second view?',
+    '05': 'From scratch or from ImageNet: which is ahead after two epochs, and by how much?',
     '06': 'Model B is better. How many of 100 hospitals would buy A?',
     '07': 'Where a model says 30 %, how often is the finding there?',
-    '08': 'Which map hits the boxes more often: the network\'s, or one that never looks?'}
+    '08': 'Which map hits the boxes more often: the network\'s, or one that never looks?',
+    '09': 'Both lungs are painted grey. How much does a network still see?'}
 
 
 @dataclass

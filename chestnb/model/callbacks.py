@@ -5,9 +5,8 @@
 # %% auto #0
 __all__ = ['BranchLoss', 'average_step', 'AverageWeights', 'averaged', 'FrozenBranches', 'recipe_callbacks']
 
-# %% ../../nbs/api/model/callbacks.ipynb #a2ed5193
+# %% ../../nbs/api/model/callbacks.ipynb #68a44a1b
 import torch
-from functools import partial
 from fastai.callback.core import Callback
 from fastai.callback.mixup import MixUp
 from fastcore.basics import patch
@@ -34,18 +33,18 @@ class BranchLoss(Callback):
         own = torch.stack([self.learn.loss_func(branch, *self.learn.yb) for branch in logits.unbind(1)])
         self.learn.loss_grad = self.learn.loss_grad + self.weight*own.mean()
 
-# %% ../../nbs/api/model/callbacks.ipynb #9a61d17c
+# %% ../../nbs/api/model/callbacks.ipynb #16834224
 def average_step(
     decay:float,  # Share of the average that stays, once there have been enough steps
     average:list, # Tensors of the average, changed in place
     now:list,     # The model's own
-    steps         # How many steps went into the average before this one
+    steps:int     # How many steps went into the average before this one
 ):
     "One step of a running average that is quick at first: the untrained weights at its start fade within a few steps."
     if not average[0].is_floating_point(): torch._foreach_copy_(average, now) # counters
-    else: torch._foreach_lerp_(average, now, 1 - min(decay, (1 + float(steps))/(10 + float(steps))))
+    else: torch._foreach_lerp_(average, now, 1 - min(decay, (1 + steps)/(10 + steps)))
 
-# %% ../../nbs/api/model/callbacks.ipynb #7030d3a2
+# %% ../../nbs/api/model/callbacks.ipynb #c4b1db01
 class AverageWeights(Callback):
     "Keeps a running average of the weights, which is validated and kept in place of the weights themselves."
     order = 12 # after SeveralProcesses, which wraps the model
@@ -56,7 +55,8 @@ class AverageWeights(Callback):
         self.decay, self.average, self.kept = decay, None, None
 
     def before_fit(self):
-        self.average = AveragedModel(bare_model(self.learn.model), multi_avg_fn=partial(average_step, self.decay), use_buffers=True)
+        def step(average, now, _): average_step(self.decay, average, now, int(self.average.n_averaged)) # the counter is on the CPU: nothing waits for a GPU
+        self.average = AveragedModel(bare_model(self.learn.model), multi_avg_fn=step, use_buffers=True)
         if self.kept: self.average.load_state_dict(self.kept)
         self.kept = None
         self.average.eval()

@@ -23,12 +23,12 @@ def starts_trained(
     names = weights if isinstance(weights, (list, tuple)) else [weights]
     return any(name not in (None, 'none') for name in names)
 
-# %% ../../nbs/api/model/choices.ipynb #d76f33b6
+# %% ../../nbs/api/model/choices.ipynb #0bcbd54b
 def check_model_views(
     model:dict # Arguments of `FusionModel`
 ):
     "Refuse views that cannot be given to these branches."
-    n, views = len(model['branches']), model.get('views', ['whole'])
+    n, views = len(model.get('branches', 'ab')), model.get('views', ['whole']) # two branches by default
     if not isinstance(views, (list, tuple)) or not views or not all(isinstance(view, str) and view for view in views):
         raise UserError(f"views must be a list of names, such as ['whole', 'lungs'], got {views!r}")
     if len(views) not in (1, n): raise UserError(f"there are {len(views)} views ({', '.join(views)}) and {n} branches; give one view that all branches "
@@ -39,7 +39,7 @@ def check_model_answer(
     model:dict # Arguments of `FusionModel`
 ):
     "Refuse heads, a dropout or an answer that these branches cannot have."
-    n, heads, answer, silenced = len(model['branches']), model.get('branch_heads', False), model.get('answer', 'fusion'), model.get('branch_dropout', 0)
+    n, heads, answer, silenced = len(model.get('branches', 'ab')), model.get('branch_heads', False), model.get('answer', 'fusion'), model.get('branch_dropout', 0) # two branches by default
     if not isinstance(heads, bool): raise UserError(f'branch_heads must be True or False, got {heads!r}')
     if not 0 <= silenced < 1: raise UserError(f'branch_dropout must be at least 0 and below 1, got {silenced!r}')
     if answer == 'fusion': return

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Exercises 04 · Do two networks see more than one?
 #
-# > Count a fusion, weigh its channels, and find out what three seeds and eighty patients can tell
+# > Count a fusion, weigh its channels, cut the lungs out, and find out what three seeds and eighty patients can tell
 
 # %%
 import numpy as np
@@ -95,9 +95,79 @@ assert torch.allclose(excite(shuffled(maps), gate), shuffled(result), atol=1e-5)
 assert torch.allclose(result, maps*gate(maps.mean((2, 3)))[:, :, None, None], atol=1e-5), 'the weights should come from the mean of each channel over all its places'
 
 # %% [markdown]
-# ## 3. What do three seeds say?
+# ## 3. Cut the lungs out
 #
-# These are the test scores of the lesson, one for each seed. A seed decides more than the first weights: it also decides the order of the images, which is the same for both models. So the scores come in pairs. Give the mean gain of the fusion and the 95 % interval by Student's formula: mean ± *t* · *s*/√*n*, where *s* is the standard deviation of the gains (dividing by *n* − 1), and *t* is 4.303 for three values. (The scores are rounded to three digits, so the mean gain is 0.004 here and 0.005 in the lesson.)
+# The second view of the lesson is a square around both lungs, with a margin. Write it: from a mask (`True` where there is lung) to `(left, upper, right, lower)` in pixels. Take the smallest rectangle around the lungs; let `side` be its longer side, times 1 + 2·`margin`; give the square of that side with the same centre. `right` and `lower` are exclusive, as in slices: lungs in the columns 10 to 19 have `left` 10 and `right` 20. Leave the numbers as they come, without rounding, and let the square leave the picture if it must.
+
+# %%
+mask = np.zeros((100, 120), bool)  # height, width
+mask[30:70, 20:45] = True          # the lung on the left of the picture
+mask[35:72, 60:90] = True          # the other one, a little lower
+
+# %% [hint]
+# `np.flatnonzero(mask.any(axis=0))` gives the columns that hold lung; `axis=1` gives the rows. The first and the last of them are the ends, and the last needs a 1 more.
+
+# %% [blank]
+def square_around(mask, margin=.1):
+    "mask: bool (height, width). Gives (left, upper, right, lower) of a square around what is True."
+    return ...
+
+# %% [solution]
+def square_around(mask, margin=.1):
+    "mask: bool (height, width). Gives (left, upper, right, lower) of a square around what is True."
+    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    left, right, upper, lower = columns[0], columns[-1] + 1, rows[0], rows[-1] + 1
+    side = max(right - left, lower - upper)*(1 + 2*margin)
+    x, y = (left + right)/2, (upper + lower)/2
+    return x - side/2, y - side/2, x + side/2, y + side/2
+
+# %% [wrong] rows and columns exchanged
+def square_around(mask, margin=.1):
+    rows, columns = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    left, right, upper, lower = columns[0], columns[-1] + 1, rows[0], rows[-1] + 1
+    side = max(right - left, lower - upper)*(1 + 2*margin)
+    x, y = (left + right)/2, (upper + lower)/2
+    return x - side/2, y - side/2, x + side/2, y + side/2
+
+# %% [wrong] a rectangle, which would be squeezed
+def square_around(mask, margin=.1):
+    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    left, right, upper, lower = columns[0], columns[-1] + 1, rows[0], rows[-1] + 1
+    x, y = margin*(right - left), margin*(lower - upper)
+    return left - x, upper - y, right + x, lower + y
+
+# %% [wrong] forgets the last column and row
+def square_around(mask, margin=.1):
+    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    left, right, upper, lower = columns[0], columns[-1], rows[0], rows[-1]
+    side = max(right - left, lower - upper)*(1 + 2*margin)
+    x, y = (left + right)/2, (upper + lower)/2
+    return x - side/2, y - side/2, x + side/2, y + side/2
+
+# %% [wrong] the margin on one side only
+def square_around(mask, margin=.1):
+    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    left, right, upper, lower = columns[0], columns[-1] + 1, rows[0], rows[-1] + 1
+    side = max(right - left, lower - upper)*(1 + margin)
+    x, y = (left + right)/2, (upper + lower)/2
+    return x - side/2, y - side/2, x + side/2, y + side/2
+
+# %% [check]
+answer = square_around(mask, margin=0)
+assert isinstance(answer, (tuple, list, np.ndarray)) and len(answer) == 4, 'the function should give four numbers: left, upper, right, lower'
+left, upper, right, lower = answer
+assert abs((right - left) - (lower - upper)) < 1e-6, f'{right - left:g} wide and {lower - upper:g} high is no square; enlarged to a square it would squeeze the chest, and the heart with it'
+assert abs((left + right)/2 - 51) > 1e-6 or abs((upper + lower)/2 - 55) > 1e-6, 'rows and columns are exchanged: the first axis of a mask is its height, so mask.any(axis=0) leaves the columns'
+assert abs((right - left) - 69) > 1e-6, 'the last column belongs to the lung: right is exclusive, one more than the last column'
+assert np.allclose(answer, (20, 16, 90, 86)), f'without a margin the square is (20, 16, 90, 86), yours is {tuple(float(v) for v in answer)}'
+wide = square_around(mask, margin=.1)
+assert abs(wide[2] - wide[0] - 77) > 1e-6, 'the margin belongs on both sides: 1 + 2·margin'
+assert np.allclose(wide, (13, 9, 97, 93)), f'with a margin of a tenth the square is (13, 9, 97, 93), yours is {tuple(round(float(v), 2) for v in wide)}'
+
+# %% [markdown]
+# ## 4. What do three seeds say?
+#
+# A fusion of two small networks and the better of them alone, each trained three times with the same three seeds: these are their test scores (macro AUROC, synthetic images). A seed decides more than the first weights: it also decides the order of the images, which is the same for both models. So the scores come in pairs. Give the mean gain of the fusion and the 95 % interval by Student's formula: mean ± *t* · *s*/√*n*, where *s* is the standard deviation of the gains (dividing by *n* − 1), and *t* is 4.303 for three values.
 
 # %%
 fusion = np.array([.793, .754, .752])
@@ -155,7 +225,7 @@ assert abs(margin - T*np.sqrt((fusion.var(ddof=1) + resnet.var(ddof=1))/3)) > 1e
 assert abs(margin - T*s/3**.5) < 1e-4 and abs((low + high)/2 - mean) < 1e-6, f'the interval should reach {T*s/3**.5:.3f} to both sides of the mean, yours reaches {margin:.3f}'
 
 # %% [markdown]
-# ## 4. Which patients were drawn?
+# ## 5. Which patients were drawn?
 #
 # Two simulated models look at the same 300 images of 80 patients. Draw the *patients* again, with replacement, 300 times, and give the 2.5th and 97.5th percentile of the difference of the two AUROCs. Each drawn patient brings all of his or her images, as often as he or she was drawn, and both models are scored on the same draw.
 

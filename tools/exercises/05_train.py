@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Exercises 05 · What does a training curve tell?
 #
-# > Stop in time, count the luck of five seeds, write a schedule without a memory, and shuffle so that a run can be resumed
+# > Stop in time, count the luck of five seeds, write a schedule without a memory, average weights, and shuffle so that a run can be resumed
 
 # %%
 import numpy as np
@@ -144,7 +144,68 @@ assert abs(one_cycle(1, 3e-3)) < 1e-9, 'the run ends at a rate of 0'
 assert abs(one_cycle(.4375, 3e-3) - 2.56066e-3) < 1e-7, f'at position 0.4375 the cosine gives 0.00256, yours is {one_cycle(.4375, 3e-3):.5f}: half waves, not straight lines'
 
 # %% [markdown]
-# ## 4. Shuffle, and be able to resume
+# ## 4. An average of weights
+#
+# A run keeps a running average beside the weights that learn. It begins as a copy of the first weights; after each step, `decay` of it stays and the rest comes from the weights of that step. Give the average after every step.
+
+# %%
+rng = np.random.default_rng(0)
+weights = np.linspace(0, 1, 60)[:, None] + .3*rng.normal(size=(60, 4))  # 60 steps, 4 weights that wander about while they learn
+
+# %% [hint]
+# A loop over the steps after the first: `average = decay*average + (1 - decay)*step`. Row 0 of the answer is `weights[0]` itself.
+
+# %% [blank]
+def averages(weights, decay):
+    "weights: (steps, n). Gives an array of the same shape: the average after each step."
+    return ...
+
+# %% [solution]
+def averages(weights, decay):
+    "weights: (steps, n). Gives an array of the same shape: the average after each step."
+    average, found = weights[0], [weights[0]]
+    for step in weights[1:]:
+        average = decay*average + (1 - decay)*step
+        found.append(average)
+    return np.array(found)
+
+# %% [wrong] begins at zero
+def averages(weights, decay):
+    average, found = 0*weights[0], []
+    for step in weights:
+        average = decay*average + (1 - decay)*step
+        found.append(average)
+    return np.array(found)
+
+# %% [wrong] decay is the share of the new weights
+def averages(weights, decay):
+    average, found = weights[0], [weights[0]]
+    for step in weights[1:]:
+        average = (1 - decay)*average + decay*step
+        found.append(average)
+    return np.array(found)
+
+# %% [wrong] the plain mean of all steps so far
+def averages(weights, decay): return np.cumsum(weights, axis=0)/np.arange(1, len(weights) + 1)[:, None]
+
+# %% [wrong] averages with the step before only
+def averages(weights, decay):
+    found = weights.copy()
+    found[1:] = decay*weights[:-1] + (1 - decay)*weights[1:]
+    return found
+
+# %% [check]
+answer = averages(weights, .9)
+assert isinstance(answer, np.ndarray) and answer.shape == weights.shape, f'the function should give an array of the shape {weights.shape}, one row a step; replace the dots'
+assert np.allclose(answer[0], weights[0]), 'the average begins as a copy of the first weights; begun at zero, it would be too small for dozens of steps'
+one = averages(np.array([[0.], [1.], [1.], [0.]]), .9)[:, 0]
+assert abs(one[1] - .9) > 1e-9, 'decay is the share of the average that stays, not that of the new weights'
+assert abs(one[1] - .5) > 1e-9, 'this is the plain mean of all steps, which never forgets the first ones; decay must go in'
+assert np.allclose(one, [0, .1, .19, .171]), f'steps 0, 1, 1, 0 with a decay of .9 have the averages 0, .1, .19, .171; yours are {one.round(3)}: go on from the average, not from the weights of the step before'
+assert np.diff(answer, axis=0).std() < .2*np.diff(weights, axis=0).std(), 'the average should move far less from step to step than the weights do'
+
+# %% [markdown]
+# ## 5. Shuffle, and be able to resume
 #
 # Write the order in which an epoch reads its images. Every epoch and every seed needs another order; and a process that starts at epoch 7, after a power cut, must draw the order that it would have drawn without the cut.
 
