@@ -257,14 +257,17 @@ def test_a_map_of_views_says_whose_it_is():
 @settings(deadline=None, max_examples=60)
 @given(width=st.integers(40, 300), height=st.integers(40, 300), data=st.data())
 def test_a_map_goes_back_to_where_the_box_is(width, height, data):
-    "A box marked on the cut-out and laid back is the box on the image; its sum is kept."
+    "A box marked on the cut-out and laid back is the box on the image; its sum is kept, and no edge shines."
     left, upper = data.draw(st.integers(0, width - 30)), data.draw(st.integers(0, height - 30))
     crop = left, upper, data.draw(st.integers(left + 30, width)), data.draw(st.integers(upper + 30, height))
     x, y = data.draw(st.integers(left, crop[2] - 15)), data.draw(st.integers(upper, crop[3] - 15))
     box = pd.DataFrame(dict(x=[x], y=[y], width=[crop[2] - x], height=[crop[3] - y]))
     inside, side = box_mask(boxes_on_map(box, (height, width), 96, crop), 96), 96
     back = paste_map(inside.astype(float), crop, (width, height))
-    assert back.sum() == pytest.approx(inside.sum(), rel=1e-6)
+    edge = 2*(inside.any(0).sum() + inside.any(1).sum()) # pixels that lie half on padding
+    assert inside.sum() - edge <= back.sum() <= inside.sum() + 1e-6
+    if crop[2] - crop[0] == crop[3] - crop[1]: assert back.sum() == pytest.approx(inside.sum(), rel=1e-6)
+    assert back.max() <= (max(width, height)/max(crop[2] - crop[0], crop[3] - crop[1]))**2 + 1e-6 # no edge is brighter than what it was
     (low_x, low_y, high_x, high_y), = boxes_on_map(box, (height, width), side)
     rows, columns = np.nonzero(back > 1e-9)
     assert low_x - 2 <= columns.min() and columns.max() + 1 <= high_x + 2 and low_y - 2 <= rows.min() and rows.max() + 1 <= high_y + 2

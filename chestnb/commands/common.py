@@ -43,7 +43,7 @@ def errors_as_sentences(
         process = f' (process {os.environ["RANK"]})' if is_launched() else ''
         sys.exit(print(f'\n{name}{process}: {text}', file=sys.stderr) or code)
 
-# %% ../../nbs/api/commands/common.ipynb #06861f08
+# %% ../../nbs/api/commands/common.ipynb #7636bb2f
 def option_parser(
     function,     # A documented function
     main:str='',  # Its parameter that may be given without a name
@@ -64,6 +64,7 @@ def usual_spelling(
     meant = '--' + name[2:].replace('-', '_')
     return '='.join([meant, *value]) if name.startswith('--') and name not in known and meant in known else word
 
+# %% ../../nbs/api/commands/common.ipynb #9f03db24
 def typed_arguments(
     function,      # A documented function
     main:str='',   # Its parameter that may be given without a name

@@ -18,7 +18,7 @@ def padded_square(
     side = max(width, height)
     return left - (side - width)//2, upper - (side - height)//2, side
 
-# %% ../../nbs/api/data/frames.ipynb #aa8cdf50
+# %% ../../nbs/api/data/frames.ipynb #f18bec20
 def covered_shares(
     inner:tuple, # (start, length) of the small square, image pixels
     outer:tuple, # (start, length) of the large square, image pixels
@@ -29,14 +29,14 @@ def covered_shares(
     small, large = (start + length*np.arange(n + 1)/n for start, length in (inner, outer))
     seen = small.clip(*limits)
     overlap = np.minimum(large[1:, None], seen[1:]) - np.maximum(large[:-1, None], seen[:-1])
-    return overlap.clip(0)/np.maximum(np.diff(seen), 1e-9) # a pixel on the edge of the padding gives all of its value to what it saw
+    return overlap.clip(0)/(inner[1]/n)
 
 
 def paste_map(
     maps:np.ndarray, # (..., S, S): on the square of a view
     crop:tuple,      # (left, upper, right, lower) that the view shows, image pixels; None: the whole image
     size:tuple       # (width, height) of the image, pixels
-) -> np.ndarray:     # (..., S, S): on the square of the whole image, 0 outside of the view; the sum is kept
+) -> np.ndarray:     # (..., S, S): on the square of the whole image, 0 outside of the view; the sum is kept, but for padding
     "Lay a map of a view back into the frame of the whole image."
     if crop is None: return maps
     (left, upper, side), (x, y, whole) = padded_square(crop), padded_square((0, 0, *size))

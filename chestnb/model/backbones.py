@@ -122,20 +122,6 @@ def forward(self:Branch,
     "The feature map of a batch of images: fitted, scaled, looked at."
     return self.features(self.scale(self.fit(x)))
 
-# %% ../../nbs/api/model/backbones.ipynb #77f50946
-@patch
-def first_parameters(self:Branch,
-    stages:int # How many stages, counted from the image; 0: none
-) -> list:     # Parameters of the stem and of these stages
-    "The parameters that lie before the end of a stage."
-    described, named = self.body.feature_info.info, list(self.body.named_parameters())
-    if not 0 <= stages < len(described):
-        raise UserError(f'backbone {self.name!r} has {len(described)} stages, so between 0 and {len(described) - 1} can be frozen, not {stages}')
-    if not stages: return []
-    module = described[stages - 1]['module'].replace('_', '.')
-    inside = [i for i, (name, _) in enumerate(named) if f'.{module}.' in f".{name.replace('_', '.')}."]
-    return [p for _, p in named[:max(inside, default=-1) + 1]]
-
 # %% ../../nbs/api/model/backbones.ipynb #4d9d160a
 @patch
 def takes(self:Branch,
@@ -177,3 +163,17 @@ def smallest_side(self:Branch,
     "The smallest square, of a few tried, that the network takes."
     sides = [s for s in (32, 48, 64, 75, 96) if s >= self.stride] + [128]
     return next((s for s in sides if not self.takes(fit, s, s)), 128)
+
+# %% ../../nbs/api/model/backbones.ipynb #77f50946
+@patch
+def first_parameters(self:Branch,
+    stages:int # How many stages, counted from the image; 0: none
+) -> list:     # Parameters of the stem and of these stages
+    "The parameters that lie before the end of a stage."
+    described, named = self.body.feature_info.info, list(self.body.named_parameters())
+    if not 0 <= stages < len(described):
+        raise UserError(f'backbone {self.name!r} has {len(described)} stages, so between 0 and {len(described) - 1} can be frozen, not {stages}')
+    if not stages: return []
+    module = described[stages - 1]['module'].replace('_', '.')
+    inside = [i for i, (name, _) in enumerate(named) if f'.{module}.' in f".{name.replace('_', '.')}."]
+    return [p for _, p in named[:max(inside, default=-1) + 1]]
