@@ -321,6 +321,7 @@ def _mask_texts(self:ChestDataset, name):
     if not self._masks_checked and not self._is_fit(name, texts, height, width): self.check_masks([name])
     return texts, height, width
 
+# %% ../../nbs/api/data/dataset.ipynb #5d9896a0
 @patch
 def _is_fit(self:ChestDataset, name, texts, height, width):
     "Whether masks fit into their image; `check_masks` takes ten times as long to say why not."

@@ -181,6 +181,7 @@ def squares(self:GreyImages,
     if places: squares[:, places] = self.from_files(names, places)
     return squares
 
+# %% ../../nbs/api/data/items.ipynb #6f7a30bd
 @patch
 def batch(self:GreyImages,
     names:list       # n image names

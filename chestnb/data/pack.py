@@ -351,6 +351,7 @@ def pack_command(
     options = {'size': size, 'views': crop.name if crop else '', 'masks': masks, 'out': out}
     return ' '.join([f'chestnb_pack {dataset.path}', *(f'--{name} {value}' for name, value in options.items() if value)])
 
+# %% ../../nbs/api/data/pack.ipynb #647820db
 def why_unfit(
     pack:Pack,             # A finished pack
     dataset:ChestDataset,  # The images
