@@ -1,6 +1,6 @@
 """What is left of an X-ray without its lungs? Train on painted images, score the same test patients, write lungs.csv and hearts.csv.
 
-    python tools/lung_results.py --data ../shared/nih/dataset --out nbs/results/nih_2050          (about 20 minutes on two cores)
+    python tools/lung_results.py --data ../shared/nih/dataset --out nbs/results/nih_2050          (not run whole yet; on a busy machine the lungs alone took 8 minutes)
     python tools/lung_results.py --masks ../shared/nih/chexmask_50.csv --out nbs/results/chexmask (a few seconds)
 
 The first line paints the versions of lesson 09 (masks: the folder's own, else those of the shipped segmenter; images without a usable mask
