@@ -335,3 +335,15 @@ def test_a_model_with_foreign_objects_is_not_opened(xray, tmp_path):
 def test_unknown_torchxrayvision_names_are_refused():
     for name in ('vgg', 'densenet121-res224-nobody'):
         with pytest.raises(UserError, match='densenet121-res224-all'): xray_file(xray_names(f'torchxrayvision:{name}')[0])
+
+
+# first stages
+
+@pytest.mark.parametrize('name', ['tf_efficientnet_lite0', 'resnet18', 'densenet121', 'test_vit', 'test_byobnet'])
+def test_first_stages_begin_with_the_stem_and_grow(name):
+    "A ResNet's stem ends in a ReLU without parameters, and none of its parameters counted as a first stage."
+    branch = Branch(name)
+    parts = [branch.first_parameters(stages) for stages in range(len(branch.body.feature_info.info))]
+    sizes = [sum(p.numel() for p in part) for part in parts]
+    assert sizes[0] == 0 and all(a < b for a, b in zip(sizes, sizes[1:])) and sizes[-1] < sum(p.numel() for p in branch.parameters())
+    assert all({*map(id, a)} < {*map(id, b)} for a, b in zip(parts, parts[1:]))

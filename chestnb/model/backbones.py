@@ -164,16 +164,16 @@ def smallest_side(self:Branch,
     sides = [s for s in (32, 48, 64, 75, 96) if s >= self.stride] + [128]
     return next((s for s in sides if not self.takes(fit, s, s)), 128)
 
-# %% ../../nbs/api/model/backbones.ipynb #77f50946
+# %% ../../nbs/api/model/backbones.ipynb #e68e46d9
 @patch
 def first_parameters(self:Branch,
     stages:int # How many stages, counted from the image; 0: none
 ) -> list:     # Parameters of the stem and of these stages
     "The parameters that lie before the end of a stage."
-    described, named = self.body.feature_info.info, list(self.body.named_parameters())
+    described, modules = self.body.feature_info.info, list(self.body.named_modules())
     if not 0 <= stages < len(described):
         raise UserError(f'backbone {self.name!r} has {len(described)} stages, so between 0 and {len(described) - 1} can be frozen, not {stages}')
     if not stages: return []
-    module = described[stages - 1]['module'].replace('_', '.')
-    inside = [i for i, (name, _) in enumerate(named) if f'.{module}.' in f".{name.replace('_', '.')}."]
-    return [p for _, p in named[:max(inside, default=-1) + 1]]
+    end = f".{described[stages - 1]['module'].replace('_', '.')}." # where the stage ends; a ResNet's stem ends in a ReLU, which has no parameters
+    last = max((i for i, (name, _) in enumerate(modules) if f".{name.removeprefix('model.').replace('_', '.')}.".startswith(end)), default=-1)
+    return [p for _, module in modules[:last + 1] for p in module.parameters(recurse=False)]
