@@ -72,7 +72,7 @@ def test_same_order_other_augmentation(dataset):
     def drawn(process):
         seed_dataloaders(dls, 0, 3, process)
         augment = next(t for t in dls.train.after_batch.fs if isinstance(t, XrayAugment))
-        return dls.train.get_idxs(), augment.draws(2, torch.device('cpu'))
+        return dls.train.get_idxs(), augment.draws(2, 1, torch.device('cpu'))
     (order, a), (same_order, b) = drawn(0), drawn(1)
     assert order == same_order and not torch.allclose(a, b)
     assert loaders_of([ProcessShare(dls.train, rank=0, world_size=2)])[0] is dls.train

@@ -187,7 +187,7 @@ def test_masks_lie_on_the_image_whatever_its_shape(shape):
     side, (height, width) = max(shape), shape
     upper, left = ((side - n)//2*192//side for n in shape)
     probabilities[0, upper:upper + height*192//side, left:left + width*96//side] = 1      # the left half of the picture
-    row = lungs.mask_row('a.png', probabilities, .95, shape)
+    row = lungs.row_of_mask('a.png', probabilities, .95, shape)
     from chestnb.data.masks import decode_mask
     found = decode_mask(row['Right Lung'], *shape) | decode_mask(row['Left Lung'], *shape)
     true = np.zeros(shape, bool)
