@@ -42,3 +42,10 @@ def no_figure_from_another_test():
     yield
     pyplot = sys.modules.get('matplotlib.pyplot')
     if pyplot: pyplot.close('all')
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    "An empty cache of this test's own."
+    monkeypatch.setenv('CHESTNB_CACHE', str(tmp_path/'cache'))
+    return tmp_path/'cache'

@@ -25,13 +25,6 @@ SOURCES = ('Montgomery', 'Shenzhen')
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch):
-    "An empty cache of its own."
-    monkeypatch.setenv('CHESTNB_CACHE', str(tmp_path/'cache'))
-    return tmp_path/'cache'
-
-
-@pytest.fixture
 def bare(tmp_path, embedded):
     "Twelve synthetic images without masks."
     whole, folder = ChestDataset(embedded), tmp_path/'bare'

@@ -32,13 +32,6 @@ installed = pytest.mark.skipif(not files_of_package(LITE), reason=f'the package 
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch):
-    "A cache of this test's own."
-    monkeypatch.setenv('CHESTNB_CACHE', str(tmp_path/'cache'))
-    return tmp_path/'cache'
-
-
-@pytest.fixture
 def no_package(monkeypatch):
     def absent(name): raise PackageNotFoundError(name)
     monkeypatch.setattr(model_weights, 'files', absent)

@@ -32,10 +32,7 @@ def clean_mask(
     if not n: return np.zeros(np.shape(mask), bool)
     areas = np.bincount(labels.ravel(), minlength=n + 1)[1:]
     kept = [part for part in np.argsort(-areas, kind='stable')[:parts] if areas[part] >= SPECK*areas.max()]
-    mask = np.isin(labels, np.array(kept) + 1)
-    outside, _ = ndimage.label(~mask)
-    border = np.unique(np.concatenate([outside[0], outside[-1], outside[:, 0], outside[:, -1]]))
-    return mask | ~np.isin(outside, border[border > 0])
+    return ndimage.binary_fill_holes(np.isin(labels, np.array(kept) + 1))
 
 # %% ../../nbs/api/data/lung_shapes.ipynb #ca045117
 WIDE = .5 # Share of the picture's width above which one part is taken for two lungs
