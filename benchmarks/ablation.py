@@ -27,27 +27,27 @@ from chestnb.model.train import print_epoch, train_model
 ONE = dict(branches=['tf_efficientnet_lite0'], views=['whole'], branch_heads=False, answer='fusion')
 START = dict(average_weights=0., branch_loss=0., frozen_stages=0)
 
-# name of the row: (the row that it is compared with, changes of the model, changes of the training, passes of test-time augmentation)
+# name of the row: (the row that it is compared with, changes of the model, changes of the training, copies of an image in prediction)
 ROWS = {
-    'one network from scratch':            (None, ONE | dict(weights='none'), START, 0),
-    'ImageNet weights':                    ('one network from scratch', dict(weights='auto'), {}, 0),
-    'lungs instead of the whole':          ('ImageNet weights', dict(views=['lungs']), {}, 0),
-    'two networks, the whole twice':       ('ImageNet weights', dict(branches=['tf_efficientnet_lite0']*2, views=['whole']), {}, 0),
-    'two views':                           ('two networks, the whole twice', dict(views=['whole', 'lungs']), {}, 0),
-    'heads and losses of branches':        ('two views', dict(branch_heads=True, answer='mean'), dict(branch_loss=.5), 0),
-    'average of weights':                  ('heads and losses of branches', {}, dict(average_weights=.99), 0),
-    'first stages frozen':                 ('average of weights', {}, dict(frozen_stages=2), 0),
-    'twice the epochs':                    ('first stages frozen', {}, dict(epochs=lambda n: 2*n), 0),
-    'mixup':                               ('first stages frozen', {}, dict(mixup=.2), 0),
-    'label smoothing':                     ('first stages frozen', {}, dict(label_smoothing=.05), 0),
-    'dropout':                             ('first stages frozen', dict(dropout=.3), {}, 0),
-    'branch dropout':                      ('first stages frozen', dict(branch_dropout=.2), {}, 0),
-    'twice the augmentation':              ('first stages frozen', {}, dict(augment_strength=2.), 0),
-    'balanced sampler':                    ('first stages frozen', {}, dict(sampler='balanced'), 0),
-    'asymmetric loss':                     ('first stages frozen', {}, dict(loss='asymmetric'), 0),
-    'frozen warm-up of an epoch':          ('first stages frozen', {}, dict(frozen_epochs=1), 0),
-    'attention for each finding':          ('first stages frozen', dict(attention='finding_query'), {}, 0),
-    'test-time augmentation':              ('first stages frozen', {}, {}, 4),
+    'one network from scratch':            (None, ONE | dict(weights='none'), START, 1),
+    'ImageNet weights':                    ('one network from scratch', dict(weights='auto'), {}, 1),
+    'lungs instead of the whole':          ('ImageNet weights', dict(views=['lungs']), {}, 1),
+    'two networks, the whole twice':       ('ImageNet weights', dict(branches=['tf_efficientnet_lite0']*2, views=['whole']), {}, 1),
+    'two views':                           ('two networks, the whole twice', dict(views=['whole', 'lungs']), {}, 1),
+    'heads and losses of branches':        ('two views', dict(branch_heads=True, answer='mean'), dict(branch_loss=1.), 1),
+    'average of weights':                  ('heads and losses of branches', {}, dict(average_weights=.99), 1),
+    'first stages frozen':                 ('average of weights', {}, dict(frozen_stages=2), 1),
+    'twice the epochs':                    ('first stages frozen', {}, dict(epochs=lambda n: 2*n), 1),
+    'mixup':                               ('first stages frozen', {}, dict(mixup=.4), 1),
+    'label smoothing':                     ('first stages frozen', {}, dict(label_smoothing=.05), 1),
+    'dropout':                             ('first stages frozen', dict(dropout=.3), {}, 1),
+    'branch dropout':                      ('first stages frozen', dict(branch_dropout=.2), {}, 1),
+    'half again as much augmentation':     ('first stages frozen', {}, dict(augment_strength=1.5), 1),
+    'balanced sampler':                    ('first stages frozen', {}, dict(sampler='balanced'), 1),
+    'asymmetric loss':                     ('first stages frozen', {}, dict(loss='asymmetric'), 1),
+    'frozen warm-up of an epoch':          ('first stages frozen', {}, dict(frozen_epochs=1), 1),
+    'attention for each finding':          ('first stages frozen', dict(attention='finding_query'), {}, 1),
+    'test-time augmentation':              ('first stages frozen', {}, {}, 3),
 }
 
 
@@ -62,7 +62,7 @@ def recipe(name, start):
 def trained_row(name):
     "The row whose models this row predicts with: itself, unless it only predicts in another way."
     before, model, training, passes = ROWS[name]
-    return before if passes and not model and not training else name
+    return before if passes > 1 and not model and not training else name
 
 
 def valid_predictions(dataset, split, folder, config, passes):
