@@ -19,7 +19,8 @@ BELOW = {  # what a package may import, beside itself
     'data': {'core'},
     'model': {'core', 'data', 'evaluation.metrics'},
     'evaluation': {'core', 'data'},
-    'commands': {'core', 'data', 'model', 'evaluation'},
+    'using': {'core', 'data', 'model', 'evaluation'},
+    'commands': {'core', 'data', 'model', 'evaluation', 'using'},
     'all': {'core', 'data', 'model', 'evaluation'},
 }
 NEEDS_TORCH = {'data.items', 'data.augment', 'data.loaders', 'data.datablock'}  # and `model` but for these:
