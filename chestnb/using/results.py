@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['MADE', 'state_of', 'model_state', 'ResultFolder']
 
-# %% ../../nbs/api/using/results.ipynb #be5aa861
+# %% ../../nbs/api/using/results.ipynb #c06db629
 import hashlib, json, os
+from fastcore.basics import patch
 from pathlib import Path
 from ..core.errors import UserError
 from ..core.files import remove_temporaries, sha256_of, write_text
@@ -65,9 +66,7 @@ class ResultFolder:
         except (OSError, ValueError): return None
         return kept['answer'] if kept['made_of'] == self.made_of(path) != '' and kept['answer']['status'] != 'failed' else None
 
-# %% ../../nbs/api/using/results.ipynb #6cd97f9b
-from fastcore.basics import patch
-
+# %% ../../nbs/api/using/results.ipynb #27e958ee
 @patch
 def keep(self:ResultFolder,
     path:str,    # A file
