@@ -26,7 +26,7 @@ from chestnb.model.lungs import with_lungs
 from chestnb.model.predict import predict
 from chestnb.model.train import print_epoch, train_model
 
-ONE = dict(branches=['tf_efficientnet_lite0'], views=['whole'], branch_heads=False, answer='fusion')
+ONE = dict(branches=['tf_efficientnet_lite0'], branch_stages=[-1], views=['whole'], branch_heads=False, answer='fusion')
 START = dict(average_weights=0., branch_loss=0., frozen_stages=0)
 FUSION = 'first stages frozen' # what most levers are added to
 
@@ -50,7 +50,7 @@ ROWS = {
     'ImageNet weights':                    Row('one network from scratch', dict(weights='auto')),
     'phantoms first, no ImageNet':         Row('one network from scratch', phantoms=True),
     'lungs instead of the whole':          Row('ImageNet weights', dict(views=['lungs'])),
-    'two networks, the whole twice':       Row('ImageNet weights', dict(branches=['tf_efficientnet_lite0']*2, views=['whole'])),
+    'two networks, the whole twice':       Row('ImageNet weights', dict(branches=['tf_efficientnet_lite0']*2, branch_stages=[-1, -1], views=['whole'])),
     'two views':                           Row('two networks, the whole twice', dict(views=['whole', 'lungs'])),
     'heads and losses of branches':        Row('two views', dict(branch_heads=True, answer='mean'), dict(branch_loss=1.)),
     'average of weights':                  Row('heads and losses of branches', training=dict(average_weights=.99)),

@@ -12,6 +12,7 @@ from chestnb.data.dataset import ChestDataset
 from chestnb.data.parts import images_in
 from chestnb.data.split import patient_split
 from chestnb.evaluation.metrics import macro_auroc
+from chestnb.model.arguments import arguments_of, check_arguments
 from chestnb.model.callbacks import averaged, AverageWeights, BranchLoss, recipe_callbacks
 from chestnb.model.config import config_from_dict, config_from_options, MODELS, SMALL_FUSION, TrainConfig
 from chestnb.model.fusion import FusionModel
@@ -354,7 +355,8 @@ def test_every_row_of_the_ablation_is_a_possible_training(root):
     for start in (MODELS['two_view'], replace(MODELS['two_view'], image_size=128, epochs=6)):
         for name, row in made.ROWS.items():
             assert row.before is None or row.before in list(made.ROWS)[:list(made.ROWS).index(name)], name
-            made.recipe(name, start).check()
+            config = made.recipe(name, start).check()
+            check_arguments(arguments_of(config.model))
     folders = [made.folder_of(root, name) for name, row in made.ROWS.items() if row.trains]
     assert len(set(folders)) == len(folders) and made.folder_of(root, 'test-time augmentation').name == 'first_stages_frozen'
 
