@@ -7,7 +7,7 @@ __all__ = ['SIDE', 'MARGIN', 'BANNER', 'COLUMNS', 'log_odds_above', 'by_threshol
            'letters', 'wrapped', 'fitting', 'with_map', 'Page', 'shown_map', 'panels', 'model_line', 'write_answer',
            'findings_picture']
 
-# %% ../../nbs/api/using/capture.ipynb #db1861f5
+# %% ../../nbs/api/using/capture.ipynb #bb0eeaaa
 import math
 import numpy as np
 from functools import lru_cache
@@ -17,16 +17,16 @@ from ..core.drawing import ORANGE
 from ..core.errors import NOT_FOR_CLINICAL_USE
 from ..core.text import interval_text, number_text
 from ..data.squares import pad_to_square
+from .runner import log_odds
 
-# %% ../../nbs/api/using/capture.ipynb #55162102
+# %% ../../nbs/api/using/capture.ipynb #de15a51c
 def log_odds_above(
     finding:dict # Of an answer: probability, threshold (0..1; either may be None)
 ) -> float:      # Above 0: above its threshold; minus infinity if one of the two is missing
     "How far a probability lies above its threshold."
     numbers = finding.get('probability'), finding.get('threshold')
     if None in numbers: return -math.inf
-    chance, threshold = (min(max(number, 1e-9), 1 - 1e-9) for number in numbers)
-    return math.log(chance/(1 - chance)) - math.log(threshold/(1 - threshold))
+    return log_odds(numbers[0]) - log_odds(numbers[1])
 
 
 def by_threshold(
@@ -35,7 +35,7 @@ def by_threshold(
     "Findings in the order in which they deserve a look."
     return sorted(findings, key=log_odds_above, reverse=True)
 
-# %% ../../nbs/api/using/capture.ipynb #08d904a2
+# %% ../../nbs/api/using/capture.ipynb #8029b6cc
 def percent_text(
     share:float|None # 0..1, or None
 ) -> str:            # '12.0 %', '0.4 %', '–' for None
@@ -45,11 +45,11 @@ def percent_text(
 
 
 def score_text(
-    finding:dict # Of an answer: auroc, low, high, better_than_chance
-) -> str:        # 'AUROC 0.812 [0.770, 0.849]', with a warning where it is due
+    finding:dict # Of an answer: auroc, low, high, part, better_than_chance
+) -> str:        # 'test AUROC 0.812 [0.770, 0.849]', with a warning where it is due
     "What the model is known to be worth for a finding."
     if finding.get('auroc') is None: return 'never scored'
-    text = 'AUROC ' + interval_text(*(finding.get(name) for name in ('auroc', 'low', 'high')))
+    text = f"{'test' if finding.get('part') == 'test' else 'validation'} AUROC " + interval_text(*(finding.get(name) for name in ('auroc', 'low', 'high')))
     return text if finding.get('better_than_chance', True) else f'{text}, not shown to be better than chance'
 
 

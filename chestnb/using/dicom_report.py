@@ -6,12 +6,13 @@
 __all__ = ['FINDING_CODES', 'OWN_CODES', 'OWN_CONCEPTS', 'COPIED', 'COPIED_IF_THERE', 'UIDS', 'REPORT_TEXT', 'load_highdicom',
            'own_code', 'finding_code', 'mended', 'copied_value', 'usable_uid', 'new_uid', 'identified', 'is_known_kind',
            'reference_of', 'orientation_of', 'model_checksum', 'moment_of', 'algorithm_of', 'comment', 'numbers_of',
-           'group_of', 'groups_of', 'report_content', 'fingerprint', 'series_of', 'letters_in', 'without_clock',
-           'structured_report', 'secondary_capture', 'source_item', 'picture_of', 'write_dicom_results']
+           'group_of', 'groups_of', 'report_content', 'fingerprint', 'series_of', 'without_clock', 'structured_report',
+           'secondary_capture', 'source_item', 'picture_of', 'write_dicom_results']
 
-# %% ../../nbs/api/using/dicom_report.ipynb #d6844e03
+# %% ../../nbs/api/using/dicom_report.ipynb #2e71254a
 import hashlib, json, re, warnings
 import numpy as np
+from collections.abc import MutableSequence
 from datetime import datetime
 from pathlib import Path
 from ..core.errors import NOT_FOR_CLINICAL_USE, UserError
@@ -55,7 +56,7 @@ def finding_code(
     if known: return load_highdicom().sr.CodedConcept(*known)
     return own_code(re.sub(r'\W+', '_', finding).upper()[:64], finding.replace('_', ' '))
 
-# %% ../../nbs/api/using/dicom_report.ipynb #7ad187d0
+# %% ../../nbs/api/using/dicom_report.ipynb #573e6dff
 COPIED = ('PatientID', 'PatientName', 'PatientBirthDate', 'PatientSex', 'StudyID', 'StudyDate', 'StudyTime', 'AccessionNumber', 'ReferringPhysicianName')
 COPIED_IF_THERE = ('IssuerOfPatientID', 'PatientAge', 'StudyDescription', 'PatientIdentityRemoved', 'DeidentificationMethod')
 UIDS = {'StudyInstanceUID': 'study', 'SeriesInstanceUID': 'series', 'SOPInstanceUID': 'image'}
@@ -81,7 +82,7 @@ def copied_value(
     value = mended(said, vr)
     if keyword == 'PatientSex' and value.upper() not in ('M', 'F', 'O', ''): value = sex_said(value) or '?'
     try:
-        if '\\' in value or '\n' in value or isinstance(header_value(dicom, keyword), list): raise ValueError
+        if '\\' in value or '\n' in value or isinstance(header_value(dicom, keyword), MutableSequence): raise ValueError
         validate_value(vr, value, validation_mode=2)
         if value != '?': return value, ''
     except ValueError: pass
@@ -265,16 +266,17 @@ def report_content(
     content.extend([*map(comment, texts), last])
     return report
 
-# %% ../../nbs/api/using/dicom_report.ipynb #42893512
+# %% ../../nbs/api/using/dicom_report.ipynb #3e7a5d7a
 def fingerprint(
-    answer,    # An `Answer`
-    reference, # From `reference_of`
-    spec:dict  # Of the model
-) -> str:      # The same for the same image, answer and model
-    "What the numbers of the results are made from."
+    answer,      # An `Answer`
+    reference,   # From `reference_of`
+    spec:dict,   # Of the model
+    notes:list   # Sentences about the file
+) -> str:        # The same for the same image, answer and model
+    "All that is written, in one text: what the numbers of the results are made from."
     said = {name: value for name, value in answer.to_dict().items() if name not in ('image', 'path')}
     known = {element.keyword: str(element.value) for element in reference}
-    return json.dumps([known, spec['name'], spec['findings'], model_checksum(spec), said], sort_keys=True, default=str)
+    return json.dumps([known, spec['name'], spec['findings'], model_checksum(spec), said, notes], sort_keys=True, default=str, ensure_ascii=False)
 
 
 def series_of(
@@ -287,14 +289,7 @@ def series_of(
     number = {'report': 990, 'capture': 991}[kind]
     return dict(series_instance_uid=new_uid(source, kind, 'series'), series_number=number, sop_instance_uid=new_uid(source, kind), instance_number=1, manufacturer='chestnb',
                 manufacturer_model_name=spec['name'][:64], software_versions=f"chestnb {spec['chestnb']}"[:64], device_serial_number=new_uid(model_checksum(spec)),
-                series_description=f'chestnb {kind}: RESEARCH, not for clinical use', content_date=moment.date(), content_time=moment.time(), specific_character_set=letters_in(source))
-
-
-def letters_in(
-    text:str # All that will be written, as JSON
-) -> str|None: # A character set of DICOM; None where its default, ASCII, is enough
-    "UTF-8 where a letter needs it."
-    return None if re.sub(r'\\u[0-9a-f]{4}', 'é', text).isascii() else 'ISO_IR 192'
+                series_description=f'chestnb {kind}: RESEARCH, not for clinical use', content_date=moment.date(), content_time=moment.time(), specific_character_set=None if source.isascii() else 'ISO_IR 192') # UTF-8 where a letter needs it
 
 
 def without_clock(
@@ -322,22 +317,24 @@ def structured_report(
     from highdicom.coding_schemes import CodingSchemeIdentificationItem
     scheme = CodingSchemeIdentificationItem(OWN_CODES, name='chestnb findings and measurements', responsible_organization='chestnb authors')
     report = hd.sr.ComprehensiveSR(evidence=[reference], content=report_content(answer, reference, spec, notes), is_complete=True, is_final=False, is_verified=False,
-                                   coding_schemes=[scheme], transfer_syntax_uid='1.2.840.10008.1.2.1', **series_of('report', fingerprint(answer, reference, spec), spec, moment))
+                                   coding_schemes=[scheme], transfer_syntax_uid='1.2.840.10008.1.2.1', **series_of('report', fingerprint(answer, reference, spec, notes), spec, moment))
     return without_clock(report, moment)
 
-# %% ../../nbs/api/using/dicom_report.ipynb #339f73c3
+# %% ../../nbs/api/using/dicom_report.ipynb #46000ae7
 def secondary_capture(
     answer,          # An `Answer`
     picture,         # PIL image, mode 'RGB', from `findings_picture`
     reference,       # From `reference_of`
     spec:dict,       # Of the model
-    moment:datetime  # Of the results
+    moment:datetime, # Of the results
+    notes:list       # Sentences about the file
 ):                   # SCImage of highdicom
     "The answer for eyes, with its warning in the pixels."
     hd, pixels = load_highdicom(), np.asarray(picture)
-    source = fingerprint(answer, reference, spec) + hashlib.sha256(pixels.tobytes()).hexdigest()
+    source = fingerprint(answer, reference, spec, notes) + hashlib.sha256(pixels.tobytes()).hexdigest()
     capture = hd.sc.SCImage.from_ref_dataset(reference, pixels, 'RGB', 8, coordinate_system='PATIENT', patient_orientation=('L', 'F'),
                                              transfer_syntax_uid='1.2.840.10008.1.2.1', **series_of('capture', source, spec, moment))
+    capture.copy_patient_and_study_information(reference)
     capture.PatientOrientation, capture.ConversionType, capture.BurnedInAnnotation = reference.PatientOrientation, 'WSD', 'YES'
     capture.ImageLaterality = 'U' # a chest is no paired part
     capture.DerivationDescription = 'X-ray with map and table of findings drawn beside it. ' + NOT_FOR_CLINICAL_USE
@@ -355,7 +352,7 @@ def source_item(
     item.PurposeOfReferenceCodeSequence = [load_highdicom().sr.CodedConcept('121322', 'DCM', 'Source image for image processing operation')]
     return item
 
-# %% ../../nbs/api/using/dicom_report.ipynb #7ec817a0
+# %% ../../nbs/api/using/dicom_report.ipynb #30227ecd
 def picture_of(
     source:str|Path, # A DICOM file
     answer,          # Its `Answer`
@@ -386,7 +383,7 @@ def write_dicom_results(
         warnings.simplefilter('ignore')   # highdicom remarks on a name without ^, which is the image's own
         results = {f'{name}.report.dcm': structured_report(answer, reference, spec, moment, notes)}
         picture = picture_of(source, answer, spec)
-        if picture: results[f'{name}.capture.dcm'] = secondary_capture(answer, picture, reference, spec, moment)
+        if picture: results[f'{name}.capture.dcm'] = secondary_capture(answer, picture, reference, spec, moment, notes)
     with written_together(out, tuple(results)) as new:
         for file, result in results.items(): result.save_as(new/file, enforce_file_format=True)
     return [Path(out)/file for file in results]
