@@ -6,7 +6,7 @@
 __all__ = ['FINDING_CODES', 'OWN_CODES', 'OWN_CONCEPTS', 'COPIED', 'COPIED_IF_THERE', 'UIDS', 'REPORT_TEXT', 'load_highdicom',
            'own_code', 'finding_code', 'mended', 'copied_value', 'usable_uid', 'new_uid', 'identified', 'is_known_kind',
            'reference_of', 'orientation_of', 'model_checksum', 'moment_of', 'algorithm_of', 'comment', 'numbers_of',
-           'group_of', 'groups_of', 'report_content', 'fingerprint', 'series_of', 'without_clock', 'structured_report',
+           'group_of', 'groups_of', 'report_content', 'written_text', 'series_of', 'without_clock', 'structured_report',
            'secondary_capture', 'source_item', 'picture_of', 'write_dicom_results']
 
 # %% ../../nbs/api/using/dicom_report.ipynb #2e71254a
@@ -266,8 +266,8 @@ def report_content(
     content.extend([*map(comment, texts), last])
     return report
 
-# %% ../../nbs/api/using/dicom_report.ipynb #3e7a5d7a
-def fingerprint(
+# %% ../../nbs/api/using/dicom_report.ipynb #bf433077
+def written_text(
     answer,      # An `Answer`
     reference,   # From `reference_of`
     spec:dict,   # Of the model
@@ -281,7 +281,7 @@ def fingerprint(
 
 def series_of(
     kind:str,       # 'report' or 'capture'
-    source:str,     # From `fingerprint`
+    source:str,     # From `written_text`
     spec:dict,      # Of the model
     moment:datetime # Of the results
 ) -> dict:          # Arguments of highdicom's classes
@@ -317,10 +317,10 @@ def structured_report(
     from highdicom.coding_schemes import CodingSchemeIdentificationItem
     scheme = CodingSchemeIdentificationItem(OWN_CODES, name='chestnb findings and measurements', responsible_organization='chestnb authors')
     report = hd.sr.ComprehensiveSR(evidence=[reference], content=report_content(answer, reference, spec, notes), is_complete=True, is_final=False, is_verified=False,
-                                   coding_schemes=[scheme], transfer_syntax_uid='1.2.840.10008.1.2.1', **series_of('report', fingerprint(answer, reference, spec, notes), spec, moment))
+                                   coding_schemes=[scheme], transfer_syntax_uid='1.2.840.10008.1.2.1', **series_of('report', written_text(answer, reference, spec, notes), spec, moment))
     return without_clock(report, moment)
 
-# %% ../../nbs/api/using/dicom_report.ipynb #46000ae7
+# %% ../../nbs/api/using/dicom_report.ipynb #d7604758
 def secondary_capture(
     answer,          # An `Answer`
     picture,         # PIL image, mode 'RGB', from `findings_picture`
@@ -331,7 +331,7 @@ def secondary_capture(
 ):                   # SCImage of highdicom
     "The answer for eyes, with its warning in the pixels."
     hd, pixels = load_highdicom(), np.asarray(picture)
-    source = fingerprint(answer, reference, spec, notes) + hashlib.sha256(pixels.tobytes()).hexdigest()
+    source = written_text(answer, reference, spec, notes) + hashlib.sha256(pixels.tobytes()).hexdigest()
     capture = hd.sc.SCImage.from_ref_dataset(reference, pixels, 'RGB', 8, coordinate_system='PATIENT', patient_orientation=('L', 'F'),
                                              transfer_syntax_uid='1.2.840.10008.1.2.1', **series_of('capture', source, spec, moment))
     capture.copy_patient_and_study_information(reference)
