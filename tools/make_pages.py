@@ -20,7 +20,8 @@ from make_map import NBS, PACKAGES, ROOT, modules
 NOTE = '<!-- Made by `make readme`: change the notebooks, not this file. -->'
 HELP_WIDTH = '88' # Columns of the --help texts; what argparse wraps to
 CHAPTERS = {'Install and run': ('chestnb_demo', 'chestnb_check'), 'Bring your own data': ('chestnb_import', 'chestnb_audit', 'chestnb_lungs', 'chestnb_pack'),
-            'Fetch or draw data': ('chestnb_nih', 'chestnb_chestmnist', 'chestnb_phantom'), 'Train and evaluate': ('chestnb_train', 'chestnb_evaluate', 'chestnb_report')}
+            'Fetch or draw data': ('chestnb_nih', 'chestnb_chestmnist', 'chestnb_phantom'), 'Train and evaluate': ('chestnb_train', 'chestnb_evaluate', 'chestnb_report'),
+            'Use a model': ('chestnb_predict', 'chestnb_export', 'chestnb_page')}
 
 COLAB = 'https://colab.research.google.com/github/chestnb/chestnb/blob/main/nbs'
 BADGE = 'https://colab.research.google.com/assets/colab-badge.svg'
