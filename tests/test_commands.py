@@ -41,7 +41,7 @@ def test_the_main_argument_may_be_given_either_way(place, words):
 
 
 MAIN = dict(chestnb_audit='data', chestnb_check='data', chestnb_demo='data', chestnb_evaluate='predictions', chestnb_import='source', chestnb_nih='to',
-            chestnb_chestmnist='to', chestnb_pack='data', chestnb_phantom='to', chestnb_report='predictions', chestnb_train='data')
+            chestnb_chestmnist='to', chestnb_pack='data', chestnb_phantom='to', chestnb_report='predictions', chestnb_train='data', chestnb_predict='files', chestnb_export='run', chestnb_page='run')
 
 
 @pytest.mark.parametrize('command', MAIN)

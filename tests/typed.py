@@ -6,7 +6,8 @@ and exit status. That the installed scripts themselves start, and fast, is teste
 import os
 import subprocess
 import sys
-from importlib.metadata import entry_points
+from configparser import ConfigParser
+from importlib.metadata import EntryPoint, entry_points
 from multiprocessing import get_context, set_start_method
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,8 +25,15 @@ def _type(words, cwd, environment, out, err):
     os.chdir(cwd)
     for number, path in ((1, out), (2, err)): os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
     sys.argv = list(words)
-    command, = entry_points(group='console_scripts', name=words[0])
+    command = next(iter(entry_points(group='console_scripts', name=words[0])), None) or from_settings(words[0])
     sys.exit(command.load()())
+
+
+def from_settings(name):
+    "A command that settings.ini names and an older installation does not have; that every command is installed is tested in test_layers.py."
+    settings = ConfigParser(delimiters=['='])
+    settings.read(Path(__file__).resolve().parent.parent/'settings.ini', encoding='utf-8')
+    return EntryPoint(name, dict(line.split('=', 1) for line in settings['DEFAULT']['console_scripts'].split())[name], 'console_scripts')
 
 
 def typed(*words, cwd='.'):

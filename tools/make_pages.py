@@ -20,7 +20,8 @@ from make_map import NBS, PACKAGES, ROOT, modules
 NOTE = '<!-- Made by `make readme`: change the notebooks, not this file. -->'
 HELP_WIDTH = '88' # Columns of the --help texts; what argparse wraps to
 CHAPTERS = {'Install and run': ('chestnb_demo', 'chestnb_check'), 'Bring your own data': ('chestnb_import', 'chestnb_audit', 'chestnb_lungs', 'chestnb_pack'),
-            'Fetch or draw data': ('chestnb_nih', 'chestnb_chestmnist', 'chestnb_phantom'), 'Train and evaluate': ('chestnb_train', 'chestnb_evaluate', 'chestnb_report')}
+            'Fetch or draw data': ('chestnb_nih', 'chestnb_chestmnist', 'chestnb_phantom'), 'Train and evaluate': ('chestnb_train', 'chestnb_evaluate', 'chestnb_report'),
+            'Use a model': ('chestnb_predict', 'chestnb_export', 'chestnb_page')}
 
 COLAB = 'https://colab.research.google.com/github/chestnb/chestnb/blob/main/nbs'
 BADGE = 'https://colab.research.google.com/assets/colab-badge.svg'
@@ -124,7 +125,7 @@ def api_text():
     everyday = [m for m in re.findall(r"'(\w+)'", (ROOT/'chestnb'/'all.py').read_text(encoding='utf-8').split('__all__')[1].split(']')[0])]
     count = sum(len(public_names(name)) for name in everything)
     lines = ['---', 'title: "API index"', 'description: "Every public name of chestnb, module by module, with the first line of its description."', 'toc-depth: 1', 'number-sections: false', '---', '', NOTE, '',
-             f'{count:,} public names in {len(everything)} modules. A name leads to its definition. Imports point down: core, data, then model and evaluation, then commands; evaluation needs neither a model nor torch.', '',
+             f'{count:,} public names in {len(everything)} modules. A name leads to its definition. Imports point down: core, data, then model and evaluation, then using, then commands; evaluation needs neither a model nor torch.', '',
              f'`from chestnb.all import *` ([all](all.ipynb)) gives the names that one types most: ' + ', '.join(f'[`{n}`](../{everything[homes[n]][0].as_posix()}#{n.lower()})' if not n.isupper() else f'[`{n}`](../{everything[homes[n]][0].as_posix()})' for n in sorted(everyday, key=str.lower)) + '.', '']
     used = set()
     for name, (path, subtitle) in everything.items(): lines += api_module(name, path, subtitle, used)

@@ -7,8 +7,8 @@ __all__ = ['exit_text', 'is_launched', 'errors_as_sentences', 'option_parser', '
            'on_command_line', 'command', 'group_help', 'command_group', 'yes_or_no', 'with_options', 'open_dataset',
            'labels_from', 'refuse_unknown_patients']
 
-# %% ../../nbs/api/commands/common.ipynb #35835288
-import inspect, os, re, sys, warnings
+# %% ../../nbs/api/commands/common.ipynb #90a31bb9
+import argparse, inspect, os, re, sys, warnings
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -43,7 +43,7 @@ def errors_as_sentences(
         process = f' (process {os.environ["RANK"]})' if is_launched() else ''
         sys.exit(print(f'\n{name}{process}: {text}', file=sys.stderr) or code)
 
-# %% ../../nbs/api/commands/common.ipynb #7636bb2f
+# %% ../../nbs/api/commands/common.ipynb #292be2a1
 def option_parser(
     function,     # A documented function
     main:str='',  # Its parameter that may be given without a name
@@ -51,8 +51,12 @@ def option_parser(
 ):                # An `argparse.ArgumentParser`
     "The command line of a function."
     parser = anno_parser(function, prog=name or function.__name__)
-    for action in parser._actions: action.help = re.sub(r' \(default: (None|False|)\)$', '', action.help or '') # nothing is no default
-    if main: parser.add_argument('bare', nargs='?', metavar=main.upper(), help=f'the same as --{main}')
+    parser.epilog = getattr(function, 'epilog', None)
+    for action in parser._actions:
+        action.help = re.sub(r' \(default: (None|False|\(\)|)\)$', '', action.help or '') # nothing is no default
+        if action.type is list: action.__class__, action.type, action.default = argparse._AppendAction, str, None # typed again, it adds one more
+    several = isinstance(inspect.signature(function).parameters[main].default, tuple) if main else False
+    if main: parser.add_argument('bare', nargs='*' if several else '?', metavar=main.upper(), help=f'the same as --{main}')
     return parser
 
 def usual_spelling(
@@ -64,7 +68,7 @@ def usual_spelling(
     meant = '--' + name[2:].replace('-', '_')
     return '='.join([meant, *value]) if name.startswith('--') and name not in known and meant in known else word
 
-# %% ../../nbs/api/commands/common.ipynb #9f03db24
+# %% ../../nbs/api/commands/common.ipynb #05b7c094
 def typed_arguments(
     function,      # A documented function
     main:str='',   # Its parameter that may be given without a name
@@ -73,15 +77,16 @@ def typed_arguments(
 ) -> dict:         # Name of each parameter -> its value
     "Arguments of a function from a command line."
     parser = option_parser(function, main, name)
-    given = vars(parser.parse_args([usual_spelling(word, parser._option_string_actions) for word in words]))
+    given = vars(parser.parse_intermixed_args([usual_spelling(word, parser._option_string_actions) for word in words]))
     bare = given.pop('bare', None)
     for name in ('pdb', 'xtra'): given.pop(name)
+    if isinstance(bare, list): return given | {main: (given[main] or []) + bare}
     if bare is None: return given
     if given[main] not in (None, '', parser.get_default(main), bare):
         raise UserError(f'{bare!r} and --{main} {given[main]!r} were both given, and each names {main}. Give one of them.')
     return given | {main: bare}
 
-# %% ../../nbs/api/commands/common.ipynb #9ce0441a
+# %% ../../nbs/api/commands/common.ipynb #5863f036
 def on_command_line(
     name:str # Of a command
 ) -> bool:   # True in its console script, False in a notebook or in somebody's program
@@ -89,14 +94,17 @@ def on_command_line(
     return Path(sys.argv[0]).stem == name
 
 def command(
-    main:str='' # Parameter that may also be given without its name
-):              # A decorator
-    "Make a console script of a documented function."
+    main:str='',  # Parameter that may also be given without its name
+    epilog:str='' # Stands below the options in --help, for instance what each exit code means
+):                # A decorator
+    "Make a console script of a documented function; a whole number that it returns is the exit code."
     def decorate(function):
+        function.epilog = epilog
         @wraps(function)
         def run(*args, **kwargs):
             if args or kwargs or not on_command_line(function.__name__): return function(*args, **kwargs)
-            with errors_as_sentences(function.__name__): function(**typed_arguments(function, main, sys.argv[1:]))
+            with errors_as_sentences(function.__name__): code = function(**typed_arguments(function, main, sys.argv[1:]))
+            if isinstance(code, int): sys.exit(code)
         return run
     return decorate
 
