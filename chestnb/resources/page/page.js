@@ -153,24 +153,31 @@ function show(item) {
   else if (answer.status === 'refused') words.append(element('p', {className: 'verdict'}, 'Refused: the model was not made for this image.'), reasonList(answer.reasons), element('p', {}, 'No probabilities are given, because they would mean nothing.'))
   else words.append(...findingsPart(item))
   for (const note of answer.notes) words.append(element('p', {className: 'note'}, note))
-  if (answer.milliseconds) words.append(element('p', {className: 'small'}, `Computed on this device in ${Math.max(answer.milliseconds/1000, .01).toFixed(2)} s. ${spec.note}`))
+  words.append(element('p', {className: 'small'}, `Computed on this device in ${Math.max(answer.milliseconds/1000, .01).toFixed(2)} s. Not for clinical use.`))
+  if (item.shown) words.append(viewsPart(answer))
+  more()
   paint(finding)
 }
 
 const reasonList = reasons => element('ul', {className: 'reasons'}, ...reasons.map(reason => element('li', {}, reason)))
 
 function showPicture(item) {
-  const {size: [width, height], views, box} = item.answer
+  const [width, height] = item.answer.size
   $('shown').src = item.shown
   $('shown').alt = `The X-ray ${item.name}, ${width}×${height} pixels`
-  const side = Math.max(width, height), stage = $('picture').querySelector('.stage'), map = $('map').style
-  Object.assign(stage.style, {aspectRatio: `${width}/${height}`, maxWidth: `min(100%, ${75*width/height}vh)`})
-  Object.assign(map, {width: `${100*side/width}%`, height: `${100*side/height}%`, left: `${50 - 50*side/width}%`, top: `${50 - 50*side/height}%`})
-  $('views').replaceChildren(element('p', {className: 'small'}, 'What the network was shown:'), ...views.map((view, i) => element('figure', {}, squareCanvas(view), element('figcaption', {}, spec.views[i] === 'whole' ? 'the whole image' : box ? 'the lungs' : 'no lungs found: the whole image'))))
+  const side = Math.max(width, height), stage = $('picture').querySelector('.stage')
+  stage.style.aspectRatio = `${width}/${height}`
+  stage.style.setProperty('--ratio', width/height)
+  Object.assign($('map').style, {width: `${100*side/width}%`, height: `${100*side/height}%`, left: `${50 - 50*side/width}%`, top: `${50 - 50*side/height}%`})
+}
+
+function viewsPart({views, box}) {
+  const name = view => view === 'whole' ? 'the whole image' : box ? 'the lungs' : 'no lungs found: the whole image'
+  return element('div', {id: 'views'}, element('p', {className: 'small'}, 'What the network was shown:'), ...views.map((view, i) => element('figure', {}, squareCanvas(view), element('figcaption', {}, name(spec.views[i])))))
 }
 
 function squareCanvas(grey) {
-  const side = spec.image_size, canvas = element('canvas', {width: side, height: side, role: 'img', ariaLabel: 'a view'}), pixels = new ImageData(side, side)
+  const side = spec.image_size, canvas = element('canvas', {width: side, height: side, ariaHidden: 'true'}), pixels = new ImageData(side, side)
   new Uint32Array(pixels.data.buffer).set(Uint32Array.from(grey, v => 0xff000000 | v << 16 | v << 8 | v))
   canvas.getContext('2d').putImageData(pixels, 0, 0)
   return canvas
@@ -180,7 +187,7 @@ function findingsPart(item) {
   const rows = rowsOf(item).sort((a, b) => b.above - a.above || b.probability - a.probability), flagged = rows.filter(row => row.flagged).length
   const list = element('ul', {id: 'findings'}, ...rows.map(row => findingItem(row)))
   return [element('p', {className: 'verdict'}, flagged ? `${flagged} of ${rows.length} findings ${flagged === 1 ? 'is' : 'are'} flagged.` : 'No finding is flagged. That does not mean that nothing is there.'),
-    element('p', {className: 'small'}, 'Point at a finding, or move to it with the Tab key, to see what raised its number. Choose it for more.'), list, element('div', {id: 'more', 'aria-live': 'polite'})]
+    element('p', {className: 'small'}, 'Point at a finding, or move to it with the Tab key, to see what raised its number. Choose it for more.'), list]
 }
 
 function findingItem(row) {
@@ -188,12 +195,12 @@ function findingItem(row) {
   const bar = element('span', {className: 'bar', ariaHidden: 'true'}, element('span', {className: 'fill'}), ...(cut === null ? [] : [element('span', {className: 'cut'})]))
   bar.firstChild.style.width = `${100*row.probability}%`
   if (cut !== null) bar.lastChild.style.left = `${100*cut}%`
-  const button = element('button', {type: 'button', className: row.flagged ? 'flagged' : '', ariaPressed: String(finding === row.finding)}, element('span', {className: 'name'}, spoken(row.finding)), element('span', {className: 'number'}, percent(row.probability)), bar,
-    element('span', {className: 'said'}, said, doubt(row) ? `; ${doubt(row)}` : ''))
+  const button = element('button', {type: 'button', className: row.flagged ? 'flagged' : '', ariaExpanded: String(finding === row.finding)},
+    element('span', {}, element('span', {className: 'name'}, spoken(row.finding)), ' ', element('span', {className: 'said'}, said, doubt(row) ? `; ${doubt(row)}` : '')), element('span', {className: 'number'}, percent(row.probability)), bar)
   button.dataset.finding = row.finding
   button.onpointerenter = button.onfocus = () => paint(row.finding)
   button.onpointerleave = button.onblur = () => paint(finding)
-  button.onclick = () => { finding = finding === row.finding ? null : row.finding; markChosen(); more(); paint(finding ?? row.finding) }
+  button.onclick = () => { finding = finding === row.finding ? null : row.finding; more(); paint(finding ?? row.finding) }
   return element('li', {}, button)
 }
 
@@ -202,20 +209,17 @@ const doubt = row => row.auroc === null ? build.words.never_tested : row.better_
 // The threshold on the scale of the probability beside it
 const thresholdHere = row => row.finding in prevalence ? sigmoid(logOdds(row.threshold) + logOdds(prevalence[row.finding]) - logOdds(spec.prevalence[row.finding])) : row.threshold
 
-function markChosen() { for (const button of document.querySelectorAll('#findings button')) button.ariaPressed = String(button.dataset.finding === finding) }
-
-// Everything about the chosen finding, and how common it is
+// Everything about the chosen finding, under it: what is known of it, and how common it is
 function more() {
-  const place = $('more')
-  if (!place) return
-  place.replaceChildren()
-  if (!finding || chosen?.status !== 'answered') return
+  $('more')?.remove()
+  for (const button of document.querySelectorAll('#findings button')) button.ariaExpanded = String(button.dataset.finding === finding)
+  const button = document.querySelector('#findings [aria-expanded=true]')
+  if (!button) return
   const row = rowsOf(chosen).find(row => row.finding === finding), known = spec.prevalence[finding]
-  const facts = [row.flagged === null ? 'It has no threshold: too few patients had it.' : `Its threshold is ${percent(thresholdHere(row))}, chosen for the rule “${row.rule}”.`,
-    row.auroc === null ? `It was never tested: too few patients of the ${row.part} part had it.` : `On ${row.part} patients its AUROC was ${auroc(row.auroc)}${row.low === null ? '' : ` (${auroc(row.low)} to ${auroc(row.high)})`}${row.better_than_chance ? '' : `: ${build.words.never_shown}`}.`,
+  const facts = [row.threshold === null ? 'It has no threshold: too few patients had it.' : `Its threshold is ${percent(thresholdHere(row))}, chosen for ${build.words.rule || row.rule}.`,
+    row.auroc === null ? `AUROC: ${build.words.never_tested}.` : `On ${build.words.part} patients its AUROC was ${auroc(row.auroc)}${row.low === null ? '' : ` (${auroc(row.low)} to ${auroc(row.high)})`}${row.better_than_chance ? '' : `: ${build.words.never_shown}`}.`,
     row.calibrated ? '' : 'Its probability could not be adjusted on validation patients, and is the network’s own.']
-  place.append(element('h3', {}, `${spoken(finding)}: ${percent(row.probability)}`), element('p', {}, facts.filter(Boolean).join(' ')))
-  if (hasPrevalence(spec, finding)) place.append(prevalenceControl(known))
+  button.after(element('div', {id: 'more'}, element('p', {}, facts.filter(Boolean).join(' ')), ...(hasPrevalence(spec, finding) ? [prevalenceControl(known)] : [])))
 }
 
 function prevalenceControl(known) {
@@ -230,8 +234,6 @@ function setPrevalence(share) {
   if (share === null) delete prevalence[finding]
   else prevalence[finding] = share
   show(chosen)
-  markChosen()
-  more()
   $('prevalence')?.focus()
 }
 
