@@ -16,7 +16,7 @@ install: $(READY)  ## Make .venv if it is missing and install chestnb with its e
 $(READY): constraints.txt settings.ini setup.py pyproject.toml
 	@test -n "$(PYTHON)" || { echo "No Python found: install Python 3.11, or name one: make PYTHON=/path/to/python3.11"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,weights]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,weights,export]"
 	@touch $@
 
 demo: $(READY)  ## Train and evaluate the fusion model (DATA=folder for your own X-rays, OUT=run folder)

@@ -28,10 +28,10 @@ setup(
         'Topic :: Scientific/Engineering :: Medical Science Apps.',
     ],
     packages=find_packages(include=['chestnb', 'chestnb.*']),
-    package_data={'chestnb': ['resources/*']},
+    package_data={'chestnb': ['resources/*', 'resources/*/*']},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg['requirements'].split(),
-    extras_require={extra: cfg[f'{extra}_requirements'].split() for extra in ('dev', 'weights')},
+    extras_require={extra: cfg[f'{extra}_requirements'].split() for extra in ('dev', 'weights', 'export')},
     entry_points={
         'console_scripts': cfg['console_scripts'].split(),
         'nbdev': [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"],

