@@ -19,11 +19,13 @@ BELOW = {  # what a package may import, beside itself
     'data': {'core'},
     'model': {'core', 'data', 'evaluation.metrics'},
     'evaluation': {'core', 'data'},
-    'commands': {'core', 'data', 'model', 'evaluation'},
-    'all': {'core', 'data', 'model', 'evaluation'},
+    'using': {'core', 'data', 'model', 'evaluation'},
+    'commands': {'core', 'data', 'model', 'evaluation', 'using'},
+    'all': {'core', 'data', 'model', 'evaluation', 'using'},
 }
 NEEDS_TORCH = {'data.items', 'data.augment', 'data.loaders', 'data.datablock'}  # and `model` but for these:
 NO_TORCH_IN_MODEL = {'model.config', 'model.history'}
+TORCH_IN_USING = {'using.deployed', 'using.ready', 'using.predict', 'using.refusal'}
 MOST_LINES = 500
 
 
@@ -33,7 +35,7 @@ def name_of(path):
 
 
 MODULES = {name_of(p): p for p in sorted(PACKAGE.rglob('*.py')) if p.name not in ('__init__.py', '_modidx.py') and '.ipynb_checkpoints' not in p.parts}
-LIGHT = sorted(m for m in MODULES if m not in NEEDS_TORCH and m != 'all' and not (m.startswith('model.') and m not in NO_TORCH_IN_MODEL))
+LIGHT = sorted(m for m in MODULES if m not in NEEDS_TORCH | TORCH_IN_USING and m != 'all' and not (m.startswith('model.') and m not in NO_TORCH_IN_MODEL))
 SETTINGS = configparser.ConfigParser(delimiters=['='])
 SETTINGS.read(ROOT/'settings.ini')
 COMMANDS = [line.split('=')[0].strip() for line in SETTINGS['DEFAULT']['console_scripts'].split()]

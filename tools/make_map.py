@@ -9,7 +9,7 @@ import nbformat
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS, START, END = ROOT/'nbs', '<!-- map: made by `make readme` -->\n', '<!-- end of the map -->\n'
-PACKAGES = {'core': 'Core', 'data': 'Data', 'model': 'Model', 'evaluation': 'Evaluation', 'commands': 'Commands'}
+PACKAGES = {'core': 'Core', 'data': 'Data', 'model': 'Model', 'evaluation': 'Evaluation', 'using': 'Using', 'commands': 'Commands'}
 
 
 def modules():

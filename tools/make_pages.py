@@ -126,7 +126,7 @@ def api_text():
     everyday = [m for m in re.findall(r"'(\w+)'", (ROOT/'chestnb'/'all.py').read_text(encoding='utf-8').split('__all__')[1].split(']')[0])]
     count = sum(len(public_names(name)) for name in everything)
     lines = ['---', 'title: "API index"', 'description: "Every public name of chestnb, module by module, with the first line of its description."', 'toc-depth: 1', 'number-sections: false', '---', '', NOTE, '',
-             f'{count:,} public names in {len(everything)} modules. A name leads to its definition. Imports point down: core, data, then model and evaluation, then commands; evaluation needs neither a model nor torch.', '',
+             f'{count:,} public names in {len(everything)} modules. A name leads to its definition. Imports point down: core, data, then model and evaluation, then using, then commands; evaluation needs neither a model nor torch.', '',
              f'`from chestnb.all import *` ([all](all.ipynb)) gives the names that one types most: ' + ', '.join(f'[`{n}`](../{everything[homes[n]][0].as_posix()}#{n.lower()})' if not n.isupper() else f'[`{n}`](../{everything[homes[n]][0].as_posix()})' for n in sorted(everyday, key=str.lower)) + '.', '']
     used = set()
     for name, (path, subtitle) in everything.items(): lines += api_module(name, path, subtitle, used)

@@ -47,7 +47,7 @@ def parts_sentence(
     test = f'{plural(n["test"], "image")} left for a test' if 'test' in n else 'none is kept for a test (--split patient keeps a quarter of the patients)'
     return f'{plural(n.get("train", 0), "image")} to learn from, {n.get("valid", 0):,} to validate with, {test}.'
 
-# %% ../../nbs/api/commands/train.ipynb #3f1a20de
+# %% ../../nbs/api/commands/train.ipynb #d582340a
 @command('data')
 @with_options(config_options())
 def chestnb_train(
@@ -61,11 +61,13 @@ def chestnb_train(
 ):
     "Train one fusion model, keep the best epoch by validation AUROC. Not for clinical use."
     from chestnb.model.train import print_epoch, train_model
+    from chestnb.using.ready import ready_or_why
     dataset = open_dataset(data, on_mismatch=on_mismatch)
     config, parts = config_from_options(model or usual_model(dataset.is_synthetic), **options), choose_split(dataset, split or usual_split(dataset))
     if not is_launched(): print(parts_sentence(parts))
     train_model(dataset, parts, out, config, resume=resume, on_epoch=print_epoch)
     if not is_launched() or os.environ.get('RANK') == '0':
+        print(ready_or_why(out, dataset))
         print(f'Best weights, history and figures are in {out}. {NOT_FOR_CLINICAL_USE}')
 
 # %% ../../nbs/api/commands/train.ipynb #6d68b82b
@@ -80,7 +82,7 @@ def default_run_folder(
     except UserError: pass   # no embedded data set here: fine, the user brought one
     return Path('runs')/(f'{path.parent.name}-{path.name}' if path.name == 'dataset' else path.name)
 
-# %% ../../nbs/api/commands/train.ipynb #7c68bfe1
+# %% ../../nbs/api/commands/train.ipynb #b3cec9c4
 @command('data')
 @with_options(config_options())
 def chestnb_demo(
@@ -94,10 +96,12 @@ def chestnb_demo(
 ):
     "Train the fusion model and each branch alone, evaluate them on test patients. Not for clinical use."
     if is_launched(): raise UserError('the demo runs in one process. Several processes train one model: launch chestnb_train instead.')
+    from chestnb.using.ready import ready_or_why
     dataset = open_dataset(data, on_mismatch=on_mismatch)
     config = config_from_options(model or usual_model(dataset.is_synthetic), **options)
     refuse_unknown_patients(dataset.table)
     folder = Path(out) if out else default_run_folder(dataset)
     print(f'{plural(len(dataset), "image")} of {plural(dataset.table.patient_id.nunique(), "patient")} ({dataset.title_note}) -> {folder}')
     scores, comparison = run_demo(dataset, choose_split(dataset, split), folder, config, test_again)
+    print(ready_or_why(folder, dataset))
     print(demo_report(scores, comparison, folder, dataset.title_note))

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from torch import Tensor
 from .segmenter import LungSegmenter
 
-# %% ../../nbs/api/model/mask_quality.ipynb #f55543f2
+# %% ../../nbs/api/model/mask_quality.ipynb #8734105a
 class Look(NamedTuple):
     "How a picture is changed before the segmenter sees it again."
     zoom:float=1.     # Above 1: a larger part of the picture is seen, and everything is smaller
@@ -34,8 +34,8 @@ def moved(
 ) -> Tensor:       # (n, channels, size, size)
     "Zoom and shift a picture, or move an answer back to where it belongs."
     zoom, right, down = (1/look.zoom, -look.right/look.zoom, -look.down/look.zoom) if back else look[:3]
-    theta = torch.tensor([[zoom, 0, right], [0, zoom, down]], dtype=x.dtype, device=x.device).expand(len(x), 2, 3)
-    grid = F.affine_grid(theta, [len(x), 1, size, size], align_corners=False)
+    theta = torch.tensor([[zoom, 0, right], [0, zoom, down]], dtype=x.dtype, device=x.device).expand(x.shape[0], 2, 3)
+    grid = F.affine_grid(theta, [x.shape[0], 1, size, size], align_corners=False)
     return F.grid_sample(x, grid, padding_mode='zeros' if back else 'border', align_corners=False)
 
 def exposed(

@@ -27,7 +27,7 @@ from .lungs import with_lungs
 from .machine import amp_mode
 from .progress import batch_bar
 
-# %% ../../nbs/api/model/predict.ipynb #14cb117b
+# %% ../../nbs/api/model/predict.ipynb #b70a06e2
 COPIES = ((0, 0, 0, 0), (0, .5, 0, 0), (0, -.5, 0, 0), (0, 0, .5, 0), (0, 0, -.5, 0), (0, 0, 0, .5), (0, 0, 0, -.5)) # Shares of `affine_maps`' ranges: angle, zoom, right, down
 
 def image_copy(
@@ -36,7 +36,7 @@ def image_copy(
 ) -> Tensor:   # The same images, 4 % larger or smaller, or shifted by 2.5 % of the side
     "Images, slightly zoomed or shifted, all views alike."
     if not number: return x
-    maps = affine_maps(torch.tensor(COPIES[number], dtype=x.dtype, device=x.device)[:, None].expand(-1, len(x)))
+    maps = affine_maps(torch.tensor(COPIES[number], dtype=x.dtype, device=x.device)[:, None].expand(-1, x.shape[0]))
     return F.grid_sample(x, F.affine_grid(maps, list(x.shape), align_corners=False), padding_mode='border', align_corners=False)
 
 # %% ../../nbs/api/model/predict.ipynb #e5cef446
