@@ -21,11 +21,7 @@ BELOW = {  # what a package may import, beside itself
     'evaluation': {'core', 'data'},
     'using': {'core', 'data', 'model', 'evaluation'},
     'commands': {'core', 'data', 'model', 'evaluation', 'using'},
-<<<<<<< HEAD
     'all': {'core', 'data', 'model', 'evaluation', 'using'},
-=======
-    'all': {'core', 'data', 'model', 'evaluation'},
->>>>>>> C
 }
 NEEDS_TORCH = {'data.items', 'data.augment', 'data.loaders', 'data.datablock'}  # and `model` but for these:
 NO_TORCH_IN_MODEL = {'model.config', 'model.history'}
