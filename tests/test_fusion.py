@@ -189,10 +189,11 @@ def test_fastai_gives_probabilities_and_decisions():
         assert decisions.dtype == torch.bool and torch.equal(decisions, probabilities > .5) and losses.eq(0).all()
 
 
+@pytest.mark.parametrize('attention', ['finding_query', 'query_and_mean'])
 @pytest.mark.parametrize('branches', [('test_resnet', 'test_vit'), ('mixer_s32_224', 'hrnet_w18_small')])
-def test_models_can_be_exported_and_traced(branches):
+def test_models_can_be_exported_and_traced(branches, attention):
     "Checks of the batch stay out of the graph."
-    model, images = model_of(branches, attention='finding_query').eval(), batch()
+    model, images = model_of(branches, attention=attention).eval(), batch()
     with torch.no_grad():
         for made in (torch.export.export(model, (images,)).module(), torch.jit.trace(model, images, check_trace=False)):
             assert torch.allclose(made(images), model(images), atol=1e-5)
@@ -247,7 +248,7 @@ def test_which_attention_knows_places():
     x, order = torch.randn(2, 32, 4, 4), torch.randperm(16)
     blind = {name: torch.allclose(block(shuffle(x, order)), shuffle(block(x), order), atol=1e-4)
              for name in ALL for block in [make_attention(name, 32).eval()]}
-    assert blind == dict(squeeze_excitation=True, cbam=False, self_attention=False, finding_query=False, none=True)
+    assert blind == dict(squeeze_excitation=True, cbam=False, self_attention=False, finding_query=False, query_and_mean=False, none=True)
 
 
 def test_zero_queries_are_average_pooling():
@@ -255,6 +256,17 @@ def test_zero_queries_are_average_pooling():
     plain.load_state_dict({k: v for k, v in asking.state_dict().items() if not k.startswith('attention')})
     torch.nn.init.zeros_(asking.attention.query)
     with torch.no_grad(): assert torch.allclose(asking(batch()), plain(batch()), atol=1e-5)
+
+
+def test_query_and_mean_is_the_query_beside_the_mean():
+    "Each half of the head alone gives the model that has only that half."
+    both, plain, asking = (model_of(attention=name).eval() for name in ('query_and_mean', 'none', 'finding_query'))
+    assert both.head.weight.shape == (14, 2*plain.head.in_features)
+    own, mean = both.head.weight.detach().chunk(2, dim=1)
+    shared = {k: v for k, v in both.state_dict().items() if k != 'head.weight'}
+    asking.load_state_dict(shared | {'head.weight': own})
+    plain.load_state_dict({k: v for k, v in shared.items() if not k.startswith('attention')} | {'head.weight': mean})
+    with torch.no_grad(): assert torch.allclose(both(batch()), asking(batch()) + plain(batch()) - both.head.bias, atol=1e-5)
 
 
 @settings(max_examples=30, deadline=None)

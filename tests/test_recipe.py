@@ -1,7 +1,7 @@
 """The levers of the recipe: losses of branches, average of weights, smoothing, mixing, frozen epochs; each alone, and all of them through an interruption."""
-import json, math
+import importlib.util, json, math, sys
 import numpy as np, pandas as pd, pytest, torch
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from fastai.callback.core import Callback
 from fastai.callback.training import GradientAccumulation
 from fastai.learner import load_learner
@@ -12,10 +12,13 @@ from chestnb.data.dataset import ChestDataset
 from chestnb.data.parts import images_in
 from chestnb.data.split import patient_split
 from chestnb.evaluation.metrics import macro_auroc
+from chestnb.model.arguments import arguments_of, check_arguments
 from chestnb.model.callbacks import averaged, AverageWeights, BranchLoss, recipe_callbacks
 from chestnb.model.config import config_from_dict, config_from_options, MODELS, SMALL_FUSION, TrainConfig
-from chestnb.model.learner import make_learner
+from chestnb.model.fusion import FusionModel
+from chestnb.model.learner import first_model, group_rates, make_learner
 from chestnb.model.losses import make_loss
+from chestnb.model.optimizer import freeze_stages, fusion_parameter_groups, stages_of_branches
 from chestnb.model.predict import predict
 from chestnb.model.runs import CHECKPOINT, load_model, open_run, run_record
 from chestnb.model.train import train_model
@@ -256,3 +259,113 @@ def test_the_demo_has_a_name_for_every_branch():
     twins = demo_configs(TrainConfig(model=SMALL_FUSION | dict(branches=['test_resnet']*3, branch_stages=-1)))
     assert len(twins) == 4 and all(len(c.model['branches']) == 1 for name, c in twins.items() if name != 'fusion')
     assert [*demo_configs(TrainConfig())] == ['fusion', 'test_resnet alone', 'test_byobnet alone']
+
+
+# rates by stage, and a run that begins where another ended
+
+def test_every_stage_has_its_own_rate(dataset, split):
+    learn = learner(dataset, split, stage_decay=.5)
+    learn.create_opt()
+    levels, depth = learn.opt.param_lists, max(len(branch.stage_parameters()) for branch in learn.model.branches)
+    assert len(levels) == depth + 1 and sum(map(len, levels)) == len(list(learn.model.parameters()))
+    assert np.allclose(group_rates(TrainConfig(**TINY, stage_decay=.5), depth + 1), [3e-3*.5**i for i in reversed(range(depth))] + [3e-3])
+    learn.freeze()
+    assert not any(p.requires_grad for p in learn.model.branches.parameters() if p.ndim > 1) and learn.model.head.weight.requires_grad
+
+
+def test_rates_by_stage_leave_out_what_is_frozen(dataset, split):
+    model = make_learner(dataset, split, TrainConfig(**TINY)).model
+    model.config['weights'] = ['package:some', 'package:some'] # as if both branches had come with trained weights
+    whole = fusion_parameter_groups(model, by_stage=True)
+    some = fusion_parameter_groups(freeze_stages(model, 1), by_stage=True)
+    assert len(some) < len(whole) and sum(map(len, some)) + len(model.frozen) == sum(map(len, whole))
+
+
+def test_branches_of_unequal_depth_share_their_last_stage():
+    model = FusionModel(('test_resnet', 'test_vit'), reduced_channels=8, branch_stages=[-2, -1])
+    stages = [branch.stage_parameters() for branch in model.branches]
+    together = stages_of_branches(model)
+    assert len(stages[0]) != len(stages[1]) and len(together) == max(map(len, stages))
+    assert {id(p) for own in stages for p in own[-1]} == set(map(id, together[-1]))
+
+
+def test_decayed_rates_move_the_first_stage_least(dataset, split, tmp_path):
+    config = TrainConfig(**TINY | dict(epochs=1), stage_decay=1e-3)
+    before = first_model(dataset, split, config)
+    after = train_model(dataset, split, tmp_path/'run', config, progress=False)
+    moved = [[max((a - b).abs().max().item() for a, b in zip(*pair) if a.ndim > 1) for pair in zip(*(branch.stage_parameters() for branch in branches))]
+             for branches in zip(before.branches, after.branches)]
+    assert all(own[0] < own[-1]/100 for own in moved)
+
+
+def test_stage_decay_is_resumed_and_refused_when_impossible(dataset, split, tmp_path):
+    config, n = TrainConfig(**TINY, stage_decay=.5), []
+    with pytest.raises(KeyboardInterrupt): train_model(dataset, split, tmp_path/'cut', config, progress=False, on_epoch=lambda row: n.append(row) or interrupt(len(n)))
+    again, whole = train_model(dataset, split, tmp_path/'cut', config, resume=True, progress=False), train_model(dataset, split, tmp_path/'whole', config, progress=False)
+    assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), whole.state_dict().values()))
+    for wrong in (0, 1.5, -1):
+        with pytest.raises(UserError, match='stage_decay is .*a share between 0 and 1'): TrainConfig(stage_decay=wrong).check()
+
+
+def interrupt(n):
+    if n == 2: raise KeyboardInterrupt
+
+
+def test_a_run_begins_where_another_ended(dataset, split, tmp_path):
+    first = train_model(dataset, split, tmp_path/'first', TrainConfig(**TINY | dict(epochs=1)), progress=False)
+    weights = [f'run:{tmp_path}/first#{i}' for i in range(2)]
+    config = TrainConfig(**TINY | dict(model=VIEWS | dict(weights=weights), epochs=1))
+    begun = first_model(dataset, split, config)
+    for old, new in zip(first.branches, begun.branches):
+        assert all(torch.equal(a, b) for a, b in zip(old.state_dict().values(), new.state_dict().values())) and old.scale == new.scale
+    assert not torch.equal(first.head.weight, begun.head.weight) and group_rates(config)[0] < group_rates(config)[1]
+    second = train_model(dataset, split, tmp_path/'second', config, progress=False)
+    used = json.loads((tmp_path/'second/config.json').read_text())['weights_used']
+    assert [len(u['sha256']) for u in used] == [64, 64] and used[0]['source'].startswith('branch 0 of a run on ')
+    (tmp_path/'first').rename(tmp_path/'elsewhere') # a finished run needs what it began with no longer
+    assert torch.equal(load_model(tmp_path/'second').head.weight, second.head.weight)
+
+
+@pytest.mark.parametrize('weights, message', [('run:{}#2', r'has 2 branch\(es\)'), ('run:{}/none', 'has no model.json'), ('{}/model.safetensors', "weights='run:"), ('run:{}#1', "belong to 'test_byobnet'")])
+def test_a_run_that_cannot_give_its_branch_says_why(tmp_path, weights, message):
+    from chestnb.model.runs import save_model
+    save_model(FusionModel(**SMALL_FUSION), tmp_path)
+    with pytest.raises(UserError, match=message): FusionModel(('test_resnet',), weights=weights.format(tmp_path))
+
+
+def test_a_run_that_was_cut_short_is_refused(tmp_path):
+    from chestnb.model.runs import save_model
+    save_model(FusionModel(('test_resnet',), reduced_channels=8, branch_stages=-2), tmp_path)
+    with pytest.raises(UserError, match='cut at an earlier stage'): FusionModel(('test_resnet',), weights=f'run:{tmp_path}')
+    assert FusionModel(('test_resnet',), reduced_channels=8, branch_stages=-2, weights=f'run:{tmp_path}').branches[0].stage == -2
+    (tmp_path/'model.safetensors').write_bytes(b'nothing')
+    with pytest.raises(UserError, match='is cut off'): FusionModel(('test_resnet',), branch_stages=-2, weights=f'run:{tmp_path}')
+
+
+def ablation(root):
+    spec = importlib.util.spec_from_file_location('ablation', root/'benchmarks/ablation.py')
+    module = importlib.util.module_from_spec(spec)
+    sys.modules['ablation'] = module # dataclasses look there
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_row_of_the_ablation_is_a_possible_training(root):
+    made = ablation(root)
+    for start in (MODELS['two_view'], replace(MODELS['two_view'], image_size=128, epochs=6)):
+        for name, row in made.ROWS.items():
+            assert row.before is None or row.before in list(made.ROWS)[:list(made.ROWS).index(name)], name
+            config = made.recipe(name, start).check()
+            check_arguments(arguments_of(config.model))
+    folders = [made.folder_of(root, name) for name, row in made.ROWS.items() if row.trains]
+    assert len(set(folders)) == len(folders) and made.folder_of(root, 'test-time augmentation').name == 'first_stages_frozen'
+
+
+def test_the_last_epoch_is_read_from_the_histories(root, tmp_path):
+    made = ablation(root)
+    for seed, curve in enumerate(([.6, .7, .69], [.5, .6, .65])):
+        folder = tmp_path/f'first_stages_frozen/seed{seed}'
+        folder.mkdir(parents=True)
+        pd.DataFrame({'epoch': [1, 2, 3], 'valid_auroc': curve}).to_csv(folder/'history.csv', index=False)
+    row = made.last_epoch_row('the last epoch, not the best', tmp_path, [0, 1], 3.)
+    assert row['difference'] == pytest.approx(-.005) and row['valid_auroc'] == pytest.approx(.67) and row['shown'] == '−0.005' and 'at most' in row['verdict']

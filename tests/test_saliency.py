@@ -66,7 +66,7 @@ def test_gradient_is_the_slope(model, layer):
 
 
 def test_grad_cam_is_the_class_activation_map_for_average_pooling(model):
-    if model.config['attention'] == 'finding_query': pytest.skip('its pooling is weighted by attention, so the two differ by design')
+    if model.config['attention'] in ('finding_query', 'query_and_mean'): pytest.skip('its pooling is weighted by attention, so the two differ by design')
     fused = model.fused_features(batch()).detach()
     weights = model.head.weight.detach()
     for finding in (0, 13):
@@ -196,7 +196,7 @@ def test_a_model_that_sees_one_bright_spot_points_at_it():
 
 def test_all_findings_in_order(model):
     for method in MAP_METHODS:
-        if method == 'attention' and model.config['attention'] != 'finding_query': continue
+        if method == 'attention' and model.config['attention'] not in ('finding_query', 'query_and_mean'): continue
         all_ = saliency_maps(model, batch(), method=method)
         assert all_.shape == (3, 14, 64, 64)
         some = saliency_maps(model, batch(), ['Hernia', 'Atelectasis'], method)
@@ -208,8 +208,8 @@ def test_batch_size_does_not_matter(model):
 
 
 def test_attention_maps_sum_to_one():
-    own = build(attention='finding_query')
-    torch.testing.assert_close(attention_of(own, batch()).sum((2, 3)), torch.ones(3, 14))
+    for name in ('finding_query', 'query_and_mean'):
+        torch.testing.assert_close(attention_of(build(attention=name), batch()).sum((2, 3)), torch.ones(3, 14))
     with pytest.raises(UserError, match='finding_query'): attention_of(build(attention='cbam'), batch())
 
 

@@ -6,7 +6,7 @@
 __all__ = ['USABLE_BACKBONES', 'known_fits', 'TRIAL_SIZES', 'check_backbone', 'flexible_arguments', 'cut_on_purpose',
            'feature_network', 'open_network', 'Branch']
 
-# %% ../../nbs/api/model/backbones.ipynb #6e01eede
+# %% ../../nbs/api/model/backbones.ipynb #ed385b5c
 import difflib
 import logging
 import timm
@@ -19,6 +19,7 @@ from torch import nn, Tensor
 from ..core.errors import UserError
 from .first_weights import auto_weights
 from .inputs import Fit, input_scale
+from .run_weights import load_run_branch
 from .weights import network_arguments, no_weights_message, quick_offline, weights_kind
 
 # %% ../../nbs/api/model/backbones.ipynb #3503d18e
@@ -94,7 +95,7 @@ def open_network(
             raise
     raise UserError(f"backbone {name!r} gives no feature map for stage {stage} ({problem}). {USABLE_BACKBONES}") from problem
 
-# %% ../../nbs/api/model/backbones.ipynb #af40c100
+# %% ../../nbs/api/model/backbones.ipynb #221cf7e2
 class Branch(nn.Module):
     "One timm backbone: grey images in 0..1 in, its last feature map out, channels first."
     def __init__(self,
@@ -107,6 +108,7 @@ class Branch(nn.Module):
         super().__init__()
         name = check_backbone(name)
         self.body, own = open_network(name, stage, weights, load)
+        if load and weights_kind(weights) == 'run': own = load_run_branch(self.body, name, weights)
         self.name, self.stage, self.scale = name, stage, own if scale is None else input_scale(scale)
         self.channels, self.stride = self.body.feature_info.channels()[-1], self.body.feature_info.reduction()[-1]
         self.channels_last = getattr(self.body, 'output_fmt', None) == 'NHWC'
@@ -188,3 +190,14 @@ def first_parameters(self:Branch,
     end = f".{described[stages - 1]['module'].replace('_', '.')}." # where the stage ends; a ResNet's stem ends in a ReLU, which has no parameters
     last = max((i for i, (name, _) in enumerate(modules) if f".{name.removeprefix('model.').replace('_', '.')}.".startswith(end)), default=-1)
     return [p for _, module in modules[:last + 1] for p in module.parameters(recurse=False)]
+
+# %% ../../nbs/api/model/backbones.ipynb #55f2b585
+@patch
+def stage_parameters(self:Branch) -> list: # Lists of parameters: stem and first stage, second stage, ...
+    "The parameters, stage by stage."
+    ends = [self.first_parameters(i) for i in range(1, len(self.body.feature_info.info))] + [list(self.parameters())]
+    stages, seen = [], set()
+    for reached in ends:
+        stages.append(list({id(p): p for p in reached if id(p) not in seen}.values()))
+        seen |= {id(p) for p in reached}
+    return [stage for stage in stages if stage]

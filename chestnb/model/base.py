@@ -58,7 +58,7 @@ def checked(self:FindingModel,
     self.range_checked = True
     return x
 
-# %% ../../nbs/api/model/base.ipynb #b6c87eb9
+# %% ../../nbs/api/model/base.ipynb #43aac92b
 @patch
 def joined_features(self:FindingModel,
     x:Tensor # (n, views, height, width), 0..1
@@ -71,18 +71,27 @@ def joined_features(self:FindingModel,
 def fused_features(self:FindingModel,
     x:Tensor # (n, views, height, width), 0..1
 ) -> Tensor: # (n, channels, h, w): what the pooling sees
-    "The joined map after attention (for 'finding_query', whose attention is the pooling, the joined map itself)."
+    "The joined map after attention (where each finding asks for itself, attention is the pooling, and this is the joined map)."
     return self.attend(self.joined_features(x))
 
-# %% ../../nbs/api/model/base.ipynb #fdd10a48
+# %% ../../nbs/api/model/base.ipynb #d9c4719d
 @patch
 def attention_maps(self:FindingModel,
     x:Tensor # (n, views, height, width)
 ) -> Tensor: # (n, n_findings, h, w), each map at least 0 and summing to 1
-    "Where the model looks for each finding; only 'finding_query' has such maps."
+    "Where the model looks for each finding, if each asks for itself."
     if not isinstance(self.attention, FindingQuery):
-        raise UserError(f"attention {self.config['attention']!r} has no map for each finding; build the model with attention='finding_query'")
+        raise UserError(f"attention {self.config['attention']!r} has no map for each finding; build the model with attention='finding_query' or 'query_and_mean'")
     return self.attention(self.joined_features(x))
+
+# %% ../../nbs/api/model/base.ipynb #b214537d
+@patch
+def place_weights(self:FindingModel,
+    fused:Tensor # (n, channels, h, w), from `fused_features`
+) -> Tensor:     # (n or 1, n_findings or 1, parts, h, w), at least 0, each part summing to 1
+    "The weight of each place in each part of the pooled features."
+    if isinstance(self.attention, FindingQuery): return self.attention.place_weights(fused)
+    return torch.full_like(fused[:1, :1, None], 1/(fused.shape[2]*fused.shape[3]))
 
 # %% ../../nbs/api/model/base.ipynb #b084d77d
 def set_prior(

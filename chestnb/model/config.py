@@ -28,7 +28,7 @@ TWO_VIEW_FUSION = dict(branches=['tf_efficientnet_lite0']*2, reduced_channels=25
                        weights='auto', dropout=0.0, branch_stages=[-1, -1],
                        views=['whole', 'lungs'], branch_heads=True, branch_dropout=0.0, answer='mean')
 
-# %% ../../nbs/api/model/config.ipynb #248eefb9
+# %% ../../nbs/api/model/config.ipynb #243224fd
 @dataclass
 class TrainConfig:
     "Every decision of a training run"
@@ -38,6 +38,7 @@ class TrainConfig:
     epochs: int = 24                # Passes over the training images, at least 1
     learning_rate: float = 3e-3     # Peak of the one-cycle schedule for the new layers, above 0 and below 10
     backbone_rate: float = 0.1      # Branches with trained weights learn at this share of the learning rate, above 0, at most 1
+    stage_decay: float = 1.0        # Each stage of a branch learns at this share of the rate of the stage behind it, above 0, at most 1; 1: all alike
     weight_decay: float = 0.05      # AdamW's, not applied to biases and normalisation layers, 0 or more
     loss: str = 'bce'               # What is minimised
     sampler: str|None = None        # 'balanced' draws images of rare findings more often; None: each image once an epoch
@@ -61,13 +62,13 @@ class TrainConfig:
     compile: bool = False           # torch.compile the model on a CUDA GPU: minutes at the start, then faster steps
     def __post_init__(self): self.model = json.loads(json.dumps(self.model)) # tuples become lists, as in a file
 
-# %% ../../nbs/api/model/config.ipynb #df60db78
+# %% ../../nbs/api/model/config.ipynb #a1d39592
 @dataclass
 class ModelOptions:
     "What a fusion is built of"
     branches: list                        # timm names of the networks, one to four, separated by commas
     branch_stages: list                   # After which stage each network is cut, -1 the last, separated by commas
-    weights: list                         # First weights of each branch, separated by commas, or one for all: auto, none, imagenet, a timm name, a file
+    weights: list                         # First weights of each branch, separated by commas, or one for all: auto, none, imagenet, a timm name, a file, run:FOLDER
     attention: str = 'squeeze_excitation' # What weighs the joined maps
     reduced_channels: int = 64            # Channels of each branch after its pointwise convolution, at least 1
     dropout: float = 0.0                  # Share of the pooled features dropped in training, 0 to below 1
@@ -78,7 +79,7 @@ class ModelOptions:
 
 CHOICES = dict(loss=LOSSES, attention=(*ATTENTIONS, 'none'), sampler=(None, 'balanced'), unknown=UNKNOWN_LABELS)
 
-# %% ../../nbs/api/model/config.ipynb #d38acbfb
+# %% ../../nbs/api/model/config.ipynb #fc988c24
 @patch
 def check(self:TrainConfig) -> TrainConfig: # Itself, if all is well
     "Refuse impossible values"
@@ -86,7 +87,7 @@ def check(self:TrainConfig) -> TrainConfig: # Itself, if all is well
              'batch_size': (self.batch_size >= 2, 'at least 2, because batch normalisation needs two images'),
              'epochs': (self.epochs >= 1, 'at least 1'),
              'learning_rate': (0 < self.learning_rate < 10, 'between 0 and 10, for example 0.003'),
-             'backbone_rate': (0 < self.backbone_rate <= 1, 'a share between 0 and 1'),
+             **{name: (0 < getattr(self, name) <= 1, 'a share between 0 and 1') for name in ('backbone_rate', 'stage_decay')},
              'weight_decay': (self.weight_decay >= 0, 'zero or more'),
              'augment_strength': (0 < self.augment_strength <= 4, 'above 0, at most 4'),
              'branch_loss': (self.branch_loss >= 0, 'zero or more'),
@@ -154,9 +155,9 @@ def config_options() -> dict: # name -> `Option`
 
 # %% ../../nbs/api/model/config.ipynb #6463f5ff
 MODELS = dict(small=TrainConfig(), reference=TrainConfig(model=REFERENCE_FUSION, image_size=224),
-              two_view=TrainConfig(model=TWO_VIEW_FUSION, image_size=224, epochs=8, learning_rate=1.5e-3, backbone_rate=.15, branch_loss=1.,
-                                   average_weights=.99, frozen_stages=2))
-MODELS['two_view_small'] = replace(MODELS['two_view'], image_size=112, epochs=6)
+              two_view=TrainConfig(model=TWO_VIEW_FUSION, image_size=224, epochs=6, learning_rate=1.5e-3, backbone_rate=.15, branch_loss=1.,
+                                   average_weights=.99, frozen_stages=2, augment_strength=1.5, tta=3))
+MODELS['two_view_small'] = replace(MODELS['two_view'], image_size=112)
 
 def usual_model(
     synthetic:bool # Are the images synthetic?

@@ -6,12 +6,13 @@
 __all__ = ['packaged_weights', 'tagged_name', 'fetch_from_hub', 'auto_weights', 'begun_with', 'settled_weights', 'origin_of',
            'weights_used']
 
-# %% ../../nbs/api/model/first_weights.ipynb #325491c9
+# %% ../../nbs/api/model/first_weights.ipynb #2dc1f52b
 import timm
 from pathlib import Path
 from timm.models import load_state_dict_from_hf
 from ..core.errors import UserError
 from ..core.files import read_json, sha256_of
+from .run_weights import run_origin
 from .weights import files_of_package, hub_address, package_state, quick_offline, WEIGHT_PACKAGES, weights_kind, xray_names
 
 # %% ../../nbs/api/model/first_weights.ipynb #92434b1b
@@ -90,7 +91,7 @@ def settled_weights(
             print(sentence)
     return model | {'weights': [answers[b] if w == 'auto' else w for b, w in zip(model['branches'], model['weights'])]}
 
-# %% ../../nbs/api/model/first_weights.ipynb #54bf1fd3
+# %% ../../nbs/api/model/first_weights.ipynb #e4aa1efb
 def origin_of(
     backbone:str, # A timm model name
     weights:str   # A name of weights
@@ -101,6 +102,7 @@ def origin_of(
     if kind == 'file': return dict(source='a file', licence='not stated', sha256=sha256_of(weights) if Path(weights).is_file() else None)
     if kind == 'hf-hub': return dict(source=f'https://huggingface.co/{weights[7:]}', licence='not stated')
     if kind == 'torchxrayvision': return dict(source=f'https://github.com/mlmed/torchxrayvision, {xray_names(weights)[0]}', licence='Apache-2.0')
+    if kind == 'run': return run_origin(weights)
     if kind in ('none', 'auto'): return {}
     name = tagged_name(backbone if kind == 'imagenet' else weights.removeprefix('timm/'))
     settings = timm.get_pretrained_cfg(name)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['pointwise', 'align_grids', 'FusionModel', 'branch_config']
 
-# %% ../../nbs/04_fusion.ipynb #393d8dda
+# %% ../../nbs/04_fusion.ipynb #0b83a276
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
@@ -14,7 +14,7 @@ from ..core.errors import UserError
 from ..data.findings import FINDINGS
 from .answers import answer_of, silence_branches
 from .arguments import arguments_of, check_arguments
-from .attention import FindingQuery, make_attention
+from .attention import FindingQuery, make_attention, pooled_channels
 from .backbones import Branch
 from .base import FindingModel
 from .first_weights import settled_weights
@@ -60,7 +60,7 @@ class FusionModel(FindingModel):
         if load_weights: self.config = settled_weights(self.config) # 'auto' becomes the name of what this machine has
         self.assemble(load_weights)
 
-# %% ../../nbs/04_fusion.ipynb #5d432904
+# %% ../../nbs/04_fusion.ipynb #31724c61
 @patch
 def assemble(self:FusionModel,
     load_weights:bool=True # False: fetch and open no weights, because trained ones follow
@@ -72,7 +72,7 @@ def assemble(self:FusionModel,
     c['input_scales'] = [b.scale.as_dict() for b in self.branches]
     self.reduce = nn.ModuleList(pointwise(b.channels, width) for b in self.branches)
     self.attention = make_attention(c['attention'], width*len(self.branches), n_findings)
-    self.dropout, self.head = nn.Dropout(c['dropout']), nn.Linear(width*len(self.branches), n_findings)
+    self.dropout, self.head = nn.Dropout(c['dropout']), nn.Linear(pooled_channels(self.attention, width*len(self.branches)), n_findings)
     self.branch_heads = nn.ModuleList(nn.Linear(width, n_findings) for _ in self.branches if c['branch_heads'])
 
 # %% ../../nbs/04_fusion.ipynb #73536af2
@@ -93,23 +93,22 @@ def join(self:FusionModel,
     if self.training: maps = silence_branches(maps, self.config['branch_dropout'])
     return torch.cat(align_grids(maps), dim=1)
 
-# %% ../../nbs/04_fusion.ipynb #c755119c
+# %% ../../nbs/04_fusion.ipynb #826eb293
 @patch
 def attend(self:FusionModel,
     joined:Tensor # (n, channels, h, w), from `join`
 ) -> Tensor:      # (n, channels, h, w): what the pooling sees
-    "The joined map after attention (for 'finding_query', whose attention is the pooling, the joined map itself)."
+    "The joined map after attention (where each finding asks for itself, attention is the pooling, and this is the joined map)."
     return joined if isinstance(self.attention, FindingQuery) else self.attention(joined)
 
-# %% ../../nbs/04_fusion.ipynb #5654e0cf
+# %% ../../nbs/04_fusion.ipynb #91ca640d
 @patch
 def pool(self:FusionModel,
     features:Tensor # (n, channels, h, w), from `fused_features`
-) -> Tensor:        # (n, channels), or (n, n_findings, channels) for 'finding_query', in float32
+) -> Tensor:        # (n, channels), or a row for each finding if each asks for itself, in float32
     "Average over positions: evenly, or for each finding with its own weights."
     features = features.float()
-    if not isinstance(self.attention, FindingQuery): return features.mean((2, 3))
-    return torch.einsum('nfhw,nchw->nfc', self.attention(features), features)
+    return self.attention.pool(features) if isinstance(self.attention, FindingQuery) else features.mean((2, 3))
 
 
 @patch

@@ -68,14 +68,16 @@ def training_loss(
     targets = resolve_unknown(dataset.targets(images_in(split, 'train')), unknown)
     return make_loss(name, positive_weights(targets) if name == 'weighted_bce' else None, label_smoothing)
 
-# %% ../../nbs/05_train.ipynb #85d48f5d
+# %% ../../nbs/05_train.ipynb #f55166b6
 def group_rates(
-    config:TrainConfig # `learning_rate`, and `backbone_rate` if a branch starts from trained weights
-) -> list: # Two peak learning rates: branches, new layers
+    config:TrainConfig, # `learning_rate`, `stage_decay`, and `backbone_rate` if a branch starts from trained weights
+    n_levels:int=2      # Levels of the optimizer: the branches, as a whole or stage by stage, and the new layers
+) -> list: # Peak learning rates: branches, new layers
     "Peak learning rate of each level: lower for trained branches, equal from scratch"
-    return [config.learning_rate*(config.backbone_rate if starts_trained(config.model.get('weights')) else 1), config.learning_rate]
+    branches = config.learning_rate*(config.backbone_rate if starts_trained(config.model.get('weights')) else 1)
+    return [branches*config.stage_decay**later for later in reversed(range(n_levels - 1))] + [config.learning_rate]
 
-# %% ../../nbs/05_train.ipynb #14783160
+# %% ../../nbs/05_train.ipynb #684ce92d
 def make_learner(
     dataset:ChestDataset, # Images and targets
     split:pd.DataFrame,   # With the parts 'train' and 'valid'
@@ -91,7 +93,7 @@ def make_learner(
     model = freeze_stages(first_model(dataset, split, config, fresh), config.frozen_stages).to(device, memory_format=torch.channels_last)
     if config.compile and device.type == 'cuda': model.compile()
     learn = Learner(dls, model, loss_func=training_loss(dataset, split, config.loss, config.unknown, config.label_smoothing), metrics=MacroAUROC(), lr=config.learning_rate,
-        opt_func=partial(LevelAdamW, weight_decay=config.weight_decay, fused=device.type in ('cpu', 'cuda')), splitter=fusion_parameter_groups)
+        opt_func=partial(LevelAdamW, weight_decay=config.weight_decay, fused=device.type in ('cpu', 'cuda')), splitter=partial(fusion_parameter_groups, by_stage=config.stage_decay < 1))
     learn.remove_cb(Recorder).add_cbs([XrayRecorder(), *recipe_callbacks(config)])
     amp = amp_mode(device, config.mixed_precision)
     if amp: learn.add_cb(ConfiguredPrecision(amp_mode=amp))

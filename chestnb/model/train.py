@@ -49,7 +49,7 @@ def check_training_split(
     if not np.isfinite(resolve_unknown(dataset.targets(images_in(split, 'train')), unknown)).any():
         raise UserError('No label of the training part is known, so there is nothing to learn from. Look at the columns of data.csv.')
 
-# %% ../../nbs/api/model/train.ipynb #4f1b7e08
+# %% ../../nbs/api/model/train.ipynb #f901ec0d
 def fit_one_cycle(
     learn:Learner,      # From `make_learner`
     config:TrainConfig, # For epochs and rates
@@ -60,7 +60,7 @@ def fit_one_cycle(
     if learn.opt is None: learn.create_opt()
     try:
         with learn.no_logging(), learn.removed_cbs(learn._grab_cbs(ProgressCallback)):
-            learn.fit_one_cycle(config.epochs, lr_max=group_rates(config), start_epoch=len(recorder.rows), cbs=[recorder, *callbacks])
+            learn.fit_one_cycle(config.epochs, lr_max=group_rates(config, len(learn.opt.param_lists)), start_epoch=len(recorder.rows), cbs=[recorder, *callbacks])
     except RuntimeError as error: raise lost_process(error) or error
     if recorder.problem: raise UserError(recorder.problem)
 
