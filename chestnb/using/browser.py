@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['ORT', 'PARSER', 'RUNTIME', 'CDN', 'RUNTIMES', 'SAMPLE_SIZE', 'SAMPLES', 'SCRIPTS', 'SMALL', 'RuntimeFile',
            'npm_files', 'checked', 'runtime_files', 'chosen_runtime', 'PageFile', 'runtime_part', 'bare_onnx',
-           'model_part', 'sample_files', 'shared_words', 'page_facts', 'page_source', 'filled', 'page_version', 'Page',
-           'build_page', 'image_bytes', 'first_load', 'write_page', 'put']
+           'model_part', 'sample_files', 'shared_words', 'threshold_words', 'part_words', 'page_facts', 'page_source',
+           'filled', 'page_version', 'Page', 'build_page', 'image_bytes', 'first_load', 'write_page', 'put',
+           'page_server', 'serve_page']
 
 # %% ../../nbs/api/using/browser.ipynb #aca89660
 import base64, gzip, hashlib, json, shutil, subprocess, tarfile, tempfile
@@ -157,24 +158,37 @@ def sample_files(
         drawn.append((f'drawn_{name}.png', text, Image.fromarray(picture[::-1].copy() if name == 'upside_down' else picture)))
     return drawn
 
-# %% ../../nbs/api/using/browser.ipynb #db918862
-def shared_words() -> dict: # For the script
+# %% ../../nbs/api/using/browser.ipynb #d73c1390
+def shared_words(
+    spec:dict # Of the model
+) -> dict:    # For the script
     "What the script says and looks for, from the library."
     dicom = dict(chest=CHEST_WORDS.pattern, other_parts=OTHER_PARTS.pattern, other_view=OTHER_VIEW.pattern, no_direction=sorted(NO_DIRECTION), modalities=list(MODALITIES),
                  vague=list(VAGUE_MODALITIES), radiographs=list(RADIOGRAPHS), captures=CAPTURES)
-    return dict(no_mask=NO_MASK, never_shown=NEVER_SHOWN, never_tested=score_word(dict(auroc=None)), dicom=dicom)
+    return dict(no_mask=NO_MASK, never_shown=NEVER_SHOWN, never_tested=score_word(dict(auroc=None)), rule=threshold_words(spec), part=part_words(spec), dicom=dicom)
+
+def threshold_words(
+    spec:dict # Of the model
+) -> str:     # 'a sensitivity of at least 0.9'; '' without thresholds
+    "What the thresholds were chosen for."
+    from chestnb.evaluation.report.operating import RULE_TEXTS
+    return RULE_TEXTS.get(spec['thresholds'].get('rule'), '').format(spec['thresholds'].get('value'))
+
+def part_words(
+    spec:dict # Of the model
+) -> str:     # 'test' or 'validation'
+    "Whose images were scored."
+    return {'valid': 'validation'}.get(part := spec['scores'].get('part', 'validation'), part)
 
 def page_facts(
     spec:dict # Of the model
 ) -> dict:    # Name -> text, for the page
     "What the page says about its model."
-    from chestnb.evaluation.report.operating import RULE_TEXTS
-    rules, scores, data = spec['thresholds'], spec['scores'], spec['data']
-    rule = RULE_TEXTS.get(rules.get('rule'), '').format(rules.get('value'))
+    rule, scores, data = threshold_words(spec), spec['scores'], spec['data']
     known = [data.get('name', ''), f"{plural(data['images'], 'image')} of {plural(data['patients'], 'patient')}" if data.get('images') else '', data.get('provenance', {}).get('source', '')]
     findings = [finding.replace('_', ' ') for finding in spec['findings']]
     return dict(findings=f"{', '.join(findings[:-1])} or {findings[-1]}" if findings[1:] else findings[0], rule=rule and f', for {rule}', part='validation', data='; '.join(filter(None, known)) or 'unknown',
-                scored=f"{plural(scores.get('images', 0), 'image')} of {scores.get('part', 'valid').replace('valid', 'validation')} patients", views=' and '.join({'whole': 'the whole image', 'lungs': 'the lungs'}[view] for view in dict.fromkeys(spec['views'])))
+                scored=f"{plural(scores.get('images', 0), 'image')} of {part_words(spec)} patients", views=' and '.join({'whole': 'the whole image', 'lungs': 'the lungs'}[view] for view in dict.fromkeys(spec['views'])))
 
 # %% ../../nbs/api/using/browser.ipynb #c4f984d3
 SCRIPTS, SMALL = ('pixels.js', 'runner.js', 'dicom.js', 'worker.js', 'page.js'), ('page.css', 'licences.txt')
@@ -231,7 +245,7 @@ def build_page(
     with whole_folder(to, 'chestnb_page') as fresh: write_page(fresh, spec, entries, {**own, **written}, samples, version, runtime)
     return Page(Path(to), first_load(to, entries), runtime, version)
 
-# %% ../../nbs/api/using/browser.ipynb #544040cd
+# %% ../../nbs/api/using/browser.ipynb #cb10e65b
 def image_bytes(
     image:Image.Image # Grey
 ) -> bytes:           # A PNG file
@@ -259,7 +273,7 @@ def write_page(
 ):
     "Write every file of a page."
     cache = f"chestnb-page-{hashlib.sha256(spec['name'].encode()).hexdigest()[:8]}-{version}"
-    build = dict(version=version, cache=cache, files=entries, words=shared_words(), most_pixels=MOST_PIXELS, most_bytes=MOST_BYTES)
+    build = dict(version=version, cache=cache, files=entries, words=shared_words(spec), most_pixels=MOST_PIXELS, most_bytes=MOST_BYTES)
     shown = [dict(url=f'samples/{name}?{version}', name=name, text=text) for name, text, _ in samples]
     small = ['./', *(f'{name}?{version}' for name in (*SCRIPTS, 'page.css')), *(sample['url'] for sample in shown), *(entry['url'] for entry in entries.values() if entry['later'])]
     for file in files.values(): put(folder/file.url.split('?')[0], file.content)
@@ -275,3 +289,27 @@ def put(
 ):
     "Write a file, with its folder."
     write_atomically(path, lambda file: file.write(content), mode='wb')
+
+# %% ../../nbs/api/using/browser.ipynb #49866781
+def page_server(
+    folder:str|Path, # Of the page
+    port:int=0       # On this machine; 0: any that is free
+): # An `http.server.ThreadingHTTPServer`; its address has `server_port`
+    "Serve a page to this machine."
+    from functools import partial
+    from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+    class Quiet(SimpleHTTPRequestHandler):
+        extensions_map = SimpleHTTPRequestHandler.extensions_map | {'.js': 'text/javascript', '.mjs': 'text/javascript'}
+        def log_message(self, *args): pass
+    try: return ThreadingHTTPServer(('127.0.0.1', port), partial(Quiet, directory=str(folder)))
+    except OSError as error: raise UserError(f'port {port} cannot be used ({error.strerror}). Give another one, for instance {port + 1 if 1024 <= port < 65000 else 8000}.') from None
+
+def serve_page(
+    folder:str|Path, # Of the page
+    port:int=8000    # On this machine
+):
+    "Serve a page until Ctrl-C."
+    with page_server(folder, port) as server:
+        print(f'The page is at http://localhost:{server.server_port}/ until Ctrl-C.', flush=True)
+        try: server.serve_forever()
+        except KeyboardInterrupt: print('Stopped.')
