@@ -28,7 +28,7 @@ def model_state(
     weights = {name: sha256_of(folder/name) for name in ('model.safetensors', GATE_FILE, 'model.onnx') if hasattr(engine, 'folder') and (folder/name).is_file()}
     return state_of([engine.spec, weights])
 
-# %% ../../nbs/api/using/results.ipynb #72409735
+# %% ../../nbs/api/using/results.ipynb #e84aa2d0
 MADE = ('predictions.csv', 'findings.csv', 'predictions.json', 'predictions.html')
 
 class ResultFolder:
@@ -58,25 +58,42 @@ class ResultFolder:
         try: return state_of([sha256_of(path), self.settings]) if os.path.isfile(path) else ''
         except OSError: return ''
 
-    def finished(self,
+    def record(self,
         path:str # A file
+    ) -> dict:   # made_of, answer, files; {} if nothing is kept
+        "What is kept of a file."
+        try: return json.loads(self.place(path).read_text(encoding='utf-8'))
+        except (OSError, ValueError): return {}
+
+    def finished(self,
+        path:str,   # A file
+        made_of:str # From `made_of`
     ) -> dict|None: # Its answer, if it still holds
         "An answer that need not be made again."
-        try: kept = json.loads(self.place(path).read_text(encoding='utf-8'))
-        except (OSError, ValueError): return None
-        return kept['answer'] if kept['made_of'] == self.made_of(path) != '' and kept['answer']['status'] != 'failed' else None
+        kept = self.record(path)
+        return kept['answer'] if kept and kept['made_of'] == made_of and kept['answer']['status'] != 'failed' else None
 
-# %% ../../nbs/api/using/results.ipynb #27e958ee
+# %% ../../nbs/api/using/results.ipynb #14e5c249
 @patch
 def keep(self:ResultFolder,
     path:str,    # A file
     answer:dict, # `Answer.to_dict()`
     shown:dict,  # What the page shows, from `shown_parts`
-    made_of:str  # From `made_of`, taken before the file was read
+    made_of:str, # From `made_of`, taken before the file was read
+    files=()     # Names of other files that were written for it, within the folder
 ):
     "Write down what was answered."
+    self.remove_files(path, keep=files)
     write_text(self.place(path, 'page.json'), json.dumps(shown))
-    write_text(self.place(path), json.dumps(dict(made_of=made_of, answer=answer), allow_nan=False))
+    write_text(self.place(path), json.dumps(dict(made_of=made_of, answer=answer, files=list(files)), allow_nan=False))
+
+@patch
+def remove_files(self:ResultFolder,
+    path:str, # A file
+    keep=()   # Names of those that stay
+):
+    "Remove what an earlier answer wrote beside the tables."
+    for name in set(self.record(path).get('files', ())) - set(keep): (self.folder/name).unlink(missing_ok=True)
 
 @patch
 def shown(self:ResultFolder,
@@ -93,4 +110,7 @@ def forget_others(self:ResultFolder,
     "Remove what is kept of any other file: nobody expects pictures of patients to stay."
     wanted = {self.place(path, kind).name for path in paths for kind in ('json', 'page.json')}
     for path in self.answers.glob('*.json'):
-        if path.name not in wanted: path.unlink(missing_ok=True)
+        if path.name in wanted: continue
+        if not path.name.endswith('.page.json'):
+            for name in json.loads(path.read_text(encoding='utf-8')).get('files', ()): (self.folder/name).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
