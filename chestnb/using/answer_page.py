@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHOWN_SIDE', 'WIDEST', 'LEADS', 'VIEW_NAMES', 'PAGE_IMAGES', 'data_address', 'map_colours', 'map_address',
            'shown_parts', 'short_percent', 'score_sentence', 'value_words', 'flag_words', 'bar_style', 'shown_finding',
-           'headline_of', 'map_style', 'box_style', 'shown_image', 'resource_text', 'summary_of', 'answers_html',
+           'headline_of', 'map_style', 'box_style', 'shown_image', 'resource_text', 'summary_line', 'answers_html',
            'page_names', 'write_pages']
 
 # %% ../../nbs/api/using/answer_page.ipynb #487715da
@@ -181,7 +181,7 @@ def resource_text(
     "A file of the package."
     return resources.files('chestnb').joinpath('resources', name).read_text(encoding='utf-8')
 
-def summary_of(
+def summary_line(
     answers:list,       # Of dicts
     complete:bool=True  # False: the work was stopped before its end
 ) -> str:               # A sentence or two
@@ -192,7 +192,7 @@ def summary_of(
 def answers_html(
     items:list,         # Of (answer as a dict, from `shown_parts`), the images of this page
     spec:dict,          # Of the model
-    summary:str,        # From `summary_of`
+    summary:str,        # From `summary_line`
     changed:bool=False, # Another prevalence was given
     first:int=1,        # Number of the first image
     pages:list=()       # File names of all pages, if there are several
@@ -224,7 +224,7 @@ def write_pages(
     complete:bool=True   # False: the work was stopped before its end
 ) -> list:               # Paths of the pages
     "Write `predictions.html`, and as many more as it takes; pages of an earlier, longer list are removed."
-    names, summary = page_names(len(answers)), summary_of(answers, complete)
+    names, summary = page_names(len(answers)), summary_line(answers, complete)
     for number, name in enumerate(names):
         some = answers[number*PAGE_IMAGES:(number + 1)*PAGE_IMAGES]
         text = answers_html([(answer, shown(answer)) for answer in some], spec, summary, changed, number*PAGE_IMAGES + 1, names if len(names) > 1 else ())
