@@ -36,7 +36,8 @@ QUESTIONS = { # What each lesson asks first, in a few words
     '06': 'Model B is better. How many of 100 hospitals would buy A?',
     '07': 'Where a model says 30 %, how often is the finding there?',
     '08': 'Which map hits the boxes more often: the network\'s, or one that never looks?',
-    '09': 'Both lungs are painted grey. How much does a network still see?'}
+    '09': 'Both lungs are painted grey. How much does a network still see?',
+    '10': 'How sure is a model of fourteen findings about a photograph of a cat?'}
 
 
 @dataclass

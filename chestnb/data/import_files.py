@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['stem_of', 'same_spelling', 'image_files', 'is_image', 'FileIndex', 'agreement', 'deciding_folders', 'flat_names']
 
-# %% ../../nbs/api/data/import_files.ipynb #6e5f0003
+# %% ../../nbs/api/data/import_files.ipynb #6c988d98
 import os, re, unicodedata
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Callable
 from ..core.errors import UserError
 from ..core.text import listed
 from .dicom_header import DICOM_ENDINGS, NO_ENDING, PICTURE_ENDINGS, is_dicom
 
-# %% ../../nbs/api/data/import_files.ipynb #6e5c0007
+# %% ../../nbs/api/data/import_files.ipynb #5561e2a3
 def stem_of(
     name:str # Name of a file
 ) -> str:    # The same without the ending of an image
@@ -29,14 +30,17 @@ def same_spelling(
     return unicodedata.normalize('NFC', text).casefold()
 
 def image_files(
-    root:str|Path # A folder
-) -> Iterable:    # Paths of its images, at any depth; hidden ones are left out
+    root:str|Path,               # A folder
+    wanted:Callable|None=None,   # Called with a path: is this file one? None: `is_image`
+    onerror:Callable|None=None   # Called with the `OSError` of a folder that cannot be listed; None: such folders are passed over
+) -> Iterable:                   # Paths of its images, at any depth; hidden ones are left out
     "Walk through a folder, through links too, each folder once."
     seen = set()
-    for place, folders, names in os.walk(root, followlinks=True):
+    for place, folders, names in os.walk(root, onerror=onerror, followlinks=True):
         here = os.path.realpath(place)
         folders[:] = [] if here in seen else sorted(name for name in folders if name[0] != '.')
-        if here not in seen: yield from (os.path.join(place, name) for name in sorted(names) if name[0] != '.' and is_image(os.path.join(place, name)))
+        paths = (os.path.join(place, name) for name in sorted(names) if name[0] != '.')
+        if here not in seen: yield from filter(wanted or is_image, paths)
         seen.add(here)
 
 def is_image(

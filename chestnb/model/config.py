@@ -155,9 +155,9 @@ def config_options() -> dict: # name -> `Option`
 
 # %% ../../nbs/api/model/config.ipynb #6463f5ff
 MODELS = dict(small=TrainConfig(), reference=TrainConfig(model=REFERENCE_FUSION, image_size=224),
-              two_view=TrainConfig(model=TWO_VIEW_FUSION, image_size=224, epochs=8, learning_rate=1.5e-3, backbone_rate=.15, branch_loss=1.,
-                                   average_weights=.99, frozen_stages=2))
-MODELS['two_view_small'] = replace(MODELS['two_view'], image_size=112, epochs=6)
+              two_view=TrainConfig(model=TWO_VIEW_FUSION, image_size=224, epochs=6, learning_rate=1.5e-3, backbone_rate=.15, branch_loss=1.,
+                                   average_weights=.99, frozen_stages=2, augment_strength=1.5, tta=3))
+MODELS['two_view_small'] = replace(MODELS['two_view'], image_size=112)
 
 def usual_model(
     synthetic:bool # Are the images synthetic?

@@ -8,7 +8,7 @@ __all__ = ['SMALLEST_PART', 'LOG_ODDS_LIMIT', 'MAP_SIDE', 'NO_MASK', 'mask_runs'
            'finding_row', 'rule_text', 'joined_maps', 'Seen', 'open_source', 'squares_of', 'complete_answer',
            'answer_batch', 'answers_from']
 
-# %% ../../nbs/api/using/runner.ipynb #a350af04
+# %% ../../nbs/api/using/runner.ipynb #d77ff4dd
 import math
 import numpy as np
 from collections.abc import Iterable, Iterator
@@ -18,9 +18,9 @@ from PIL import Image
 from ..core.errors import UserError
 from ..core.text import listed
 from ..data.frames import paste_map
-from ..data.images import read_image
 from ..data.squares import cropped_square, grey_square, scaled_box
 from ..data.views import square_around
+from .inputs import NOTES, OtherImage, open_radiograph, plain_reason
 
 # %% ../../nbs/api/using/runner.ipynb #b29ca359
 def mask_runs(
@@ -206,7 +206,7 @@ def joined_maps(
     own = [np.stack([enlarge_one(grid.clip(0)) for grid in view]) for view in maps]
     return sum(paste_map(view, box, size) for view, box in zip(own, boxes))
 
-# %% ../../nbs/api/using/runner.ipynb #4efb77ca
+# %% ../../nbs/api/using/runner.ipynb #139a24db
 @dataclass
 class Seen:
     "An image on its way to an answer."
@@ -216,17 +216,18 @@ class Seen:
 def open_source(
     source,              # Path of a file, a PIL image, or grey pixels (height, width), uint8
     number:int=0,        # Its place in a list, for pixels without a name
-    read=read_image      # Path -> PIL image of mode 'L', or a `UserError`
-) -> Seen:               # With the image, or with an answer that failed
-    "Open one image; a bad one becomes an answer that says so."
+    read=open_radiograph # Path -> PIL image of mode 'L', or a `UserError`
+) -> Seen:               # With the image, or with an answer that says why not
+    "Open one image; one that cannot be used becomes an answer that says so."
     if isinstance(source, (str, Path)): name, path = Path(source).name, str(source)
     else: name, path = f'image {number + 1}', ''
     try:
         image = read(Path(source)) if path else (Image.fromarray(np.asarray(source)) if isinstance(source, np.ndarray) else source).convert('L')
         if not min(image.size): raise UserError(f'{name} has no pixels.')
-        return Seen(Answer(name, path, size=image.size), image)
+        notes = image.info.get(NOTES)
+        return Seen(Answer(name, path, size=image.size, notes=list(notes) if isinstance(notes, list) else []), image)
     except (UserError, OSError, ValueError, TypeError, AttributeError, MemoryError) as error:
-        return Seen(Answer(name, path, status='failed', reasons=[' '.join(str(error).split()) or type(error).__name__]))
+        return Seen(Answer(name, path, status='refused' if isinstance(error, OtherImage) else 'failed', reasons=[plain_reason(error, path) or type(error).__name__]))
 
 # %% ../../nbs/api/using/runner.ipynb #43ff33ac
 def squares_of(
@@ -283,7 +284,7 @@ def answer_batch(
             if not pixels: s.answer.views = s.answer.maps = None
     return [s.answer for s in seen]
 
-# %% ../../nbs/api/using/runner.ipynb #68d5b3cf
+# %% ../../nbs/api/using/runner.ipynb #9c123b77
 def answers_from(
     engine,                    # With `spec`, `segment` and `forward`
     sources:Iterable,          # Paths, PIL images or grey pixels
@@ -291,7 +292,7 @@ def answers_from(
     answer_refused:bool=False, # Give probabilities for refused images too
     batch_size:int=8,          # Images at a time
     pixels:bool=True,          # Keep views and maps in the answers
-    read=read_image            # Path -> PIL image of mode 'L', or a `UserError`
+    read=open_radiograph       # Path -> PIL image of mode 'L', or a `UserError`
 ) -> Iterator:                 # Of `Answer`, in order; only a batch is in memory
     "Answers one by one, for any number of files."
     prevalence, batch = check_prevalence(engine.spec, prevalence), []
