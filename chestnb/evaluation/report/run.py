@@ -91,7 +91,7 @@ def export_of(
         except UserError: continue # changed since: nothing is said of it
     return {}
 
-# %% ../../../nbs/api/evaluation/report/run.ipynb #c76b4aa1
+# %% ../../../nbs/api/evaluation/report/run.ipynb #2757e9a5
 def joined(
     *parts, # Texts, some empty
     by='; ' # Between them
@@ -132,9 +132,9 @@ def trained_on_text(
     if not said: return ''
     source = said.get('provenance') or {}
     name = joined(source.get('name') if source.get('stated') else 'a data set that does not say where it comes from', f"licence {source['licence']}" if source.get('licence') else '', by=', ')
-    counts = ', '.join(f'{parts[part]:,} images {use}' for part, use in (('train', 'trained on'), ('valid', 'validation'), ('test', 'kept apart')) if part in parts)
+    counts = ', '.join(f'{parts[part]:,} {use}' for part, use in (('train', 'to train on'), ('valid', 'to validate'), ('test', 'kept apart')) if part in parts)
     return joined(f"{name}: {said['images']:,} {said.get('kind', '')} images of {plural(said['patients'], 'patient')}", counts,
-                  f"SHA-256 of data.csv {said['sha256_of_data_csv'][:16]}…" if said.get('sha256_of_data_csv') else '')
+                  f"SHA-256 of data.csv {said['sha256_of_data_csv']}" if said.get('sha256_of_data_csv') else '')
 
 
 def training_text(
@@ -191,7 +191,7 @@ def learnt_text(
     return (f'{plural(images, "tested image")} and {plural(patients, "tested patient")} are among those that this model was TRAINED on: '
             'the scores of this report are not those of new patients.')
 
-# %% ../../../nbs/api/evaluation/report/run.ipynb #8edab755
+# %% ../../../nbs/api/evaluation/report/run.ipynb #a65a59e3
 def run_facts(
     run:ModelRun|None, # From `run_behind`
     scored:Scored      # The tested images
@@ -202,7 +202,7 @@ def run_facts(
     versions, spec = run.record.get('versions', {}), run.spec
     return dict(network=network_text(run), weights=first_weights_text(run), trained_on=trained_on_text(run), training=training_text(run), selection=selection_text(run),
                 refusal=refusal_text(run), exported=exported_text(run), learnt=learnt_text(run, scored), versions=', '.join(f'{name} {number}' for name, number in versions.items()),
-                made=joined(f"trained with chestnb {versions['chestnb']}" if 'chestnb' in versions else '', f"made ready to answer {spec['made']}" if 'made' in spec else '',
+                made=joined(f"Trained with chestnb {versions['chestnb']}" if 'chestnb' in versions else '', f"made ready to answer {spec['made']}" if 'made' in spec else '',
                             f'SHA-256 of the weights {run.weights}'))
 
 
