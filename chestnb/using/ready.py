@@ -205,7 +205,7 @@ def load_gate(
     "The gate of a model."
     return read_gate(folder/GATE_FILE, spec['refusal']['scores']) if spec['refusal'].get('scores') else None
 
-# %% ../../nbs/api/using/ready.ipynb #ec227a68
+# %% ../../nbs/api/using/ready.ipynb #6b3255f7
 def make_ready(
     run:str|Path,         # Folder of a trained model, or of a demo
     dataset:ChestDataset, # What it was trained on
@@ -216,8 +216,8 @@ def make_ready(
     model = load_model(folder, device=None)
     scored = validation_scored(model, folder, dataset, progress)
     calibration, thresholds = fit_answers(scored)
-    gate, *refusal = fit_refusal(model, dataset, read_split(folder/'split.csv', dataset.table), model.info['image_size'], progress)
-    spec = make_spec(model, folder, scored, calibration, thresholds, dict(zip(('scores', 'checks', 'fitted_on', 'figures'), refusal)))
+    gate, refusal = fit_refusal(model, dataset, read_split(folder/'split.csv', dataset.table), model.info['image_size'], progress)
+    spec = make_spec(model, folder, scored, calibration, thresholds, refusal)
     calibration.save(folder/CALIBRATION_FILE), thresholds.save(folder/THRESHOLDS_FILE), save_gate(gate, folder/GATE_FILE)
     write_spec(folder/SPEC_FILE, spec) # last: a folder with a spec has the rest
     if progress: print(ready_text(spec, time.perf_counter() - started))

@@ -8,7 +8,7 @@ __all__ = ['SMALLEST_PART', 'LOG_ODDS_LIMIT', 'MAP_SIDE', 'NO_MASK', 'READERS', 
            'Answer', 'finding_row', 'rule_text', 'joined_maps', 'Seen', 'open_source', 'grey_and_colour', 'squares_of',
            'complete_answer', 'answer_batch', 'read_ahead', 'answers_from']
 
-# %% ../../nbs/api/using/runner.ipynb #95495518
+# %% ../../nbs/api/using/runner.ipynb #b5c18a86
 import math
 import numpy as np
 from collections import deque
@@ -22,7 +22,7 @@ from ..core.text import listed
 from ..data.frames import paste_map
 from ..data.squares import cropped_square, grey_square, scaled_box
 from ..data.views import square_around
-from .cheap_checks import colour_share, file_colour, picture_facts, why_odd
+from .cheap_checks import colour_share, file_colour, picture_facts, why_odd, why_strange
 from .inputs import NOTES, OtherImage, open_radiograph, plain_reason
 
 # %% ../../nbs/api/using/runner.ipynb #b29ca359
@@ -259,7 +259,7 @@ def squares_of(
 
 NO_MASK = 'No usable lung mask: the lungs view shows the whole image. The model learnt from cut ones, so these probabilities are less reliable.'
 
-# %% ../../nbs/api/using/runner.ipynb #f9446b08
+# %% ../../nbs/api/using/runner.ipynb #a8bdc0de
 def complete_answer(
     spec:dict,                 # Of the model
     seen:Seen,                 # From `open_source`; its answer is changed in place
@@ -272,8 +272,7 @@ def complete_answer(
     "Reasons, findings and maps of one image."
     answer, numbers = seen.answer, spec['refusal'].get('scores', [])
     answer.refusal = {number['name']: float(value) for number, value in zip(numbers, refusal)}
-    answer.reasons += why_odd(seen.facts, spec['refusal'].get('checks', {}))
-    answer.reasons += [number['says'] for number, value in zip(numbers, refusal) if not value <= number['limit']]
+    answer.reasons += why_odd(seen.facts, spec['refusal'].get('checks', {})) + why_strange(refusal, numbers)
     if answer.reasons: answer.status = 'refused'
     if answer.reasons and not answer_refused: return answer
     answer.findings = [finding_row(spec, finding, logit, prevalence) for finding, logit in zip(spec['findings'], logits)]
