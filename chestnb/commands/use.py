@@ -60,20 +60,29 @@ def need_highdicom():
     from chestnb.using.dicom_report import load_highdicom
     load_highdicom()
 
-# %% ../../nbs/api/commands/use.ipynb #bfd5a59b
+# %% ../../nbs/api/commands/use.ipynb #12914df5
 @command('run')
 def chestnb_export(
-    run:str='runs/demo', # Run folder of chestnb_train or chestnb_demo
-    to:str='runs/export' # Folder to write
+    run:str='runs/demo',     # Run folder of chestnb_train or chestnb_demo
+    to:str='runs/export',    # Folder to write
+    precision:str='float32', # How numbers are kept: float32; float16 halves the file, int8 quarters it
+    data:str=''              # Data set folder that the model was trained on; for float16 and int8, whose loss is measured on its validation patients
 ):
-    "Write a model as ONNX with a small runner. Not for clinical use."
-    raise UserError('chestnb_export is being written.')
+    "Write a model as one ONNX file with all that an answer needs, and a small runner without torch. Not for clinical use."
+    from chestnb.using.export import export_model, export_text
+    try: print(export_text(export_model(run, to, precision, open_dataset(data) if data else None)))
+    except KeyboardInterrupt: raise KeyboardInterrupt(f'stopped. Nothing was written into {to}.') from None
 
 # %% ../../nbs/api/commands/use.ipynb #4bea142f
 @command('run')
 def chestnb_page(
-    run:str='runs/demo', # Run folder of chestnb_train or chestnb_demo
-    to:str='runs/page'   # Folder to write
+    run:str='runs/demo', # Run folder of chestnb_train or chestnb_demo, or a folder that chestnb_export wrote
+    to:str='runs/page',  # Folder to write
+    runtime:str='',      # Where the runtime comes from: npm (fetched now), or cdn (fetched by the reader's browser); empty: npm where it is installed
+    serve:int=0          # Port on which to show the page afterwards, for instance 8000, until Ctrl-C; 0: do not
 ):
     "Write a page that runs a model in the reader's browser. Not for clinical use."
-    raise UserError('chestnb_page is being written.')
+    from chestnb.using.browser import build_page, serve_page
+    page = build_page(run, to, runtime)
+    print(f'{page}. Put this folder on any web server, or look at it: python -m http.server --directory {to}')
+    if serve: serve_page(page.folder, serve)
