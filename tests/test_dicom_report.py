@@ -121,6 +121,13 @@ def test_a_failed_image_has_nothing(tmp_path):
     assert not (tmp_path/'out').exists()
 
 
+@pytest.mark.parametrize('name', ['rtplan.dcm', 'reportsi.dcm', 'DICOMDIR'])
+def test_a_file_without_an_image_has_nothing(tmp_path, name):
+    path = get_testdata_file(name, download=False)
+    if not path: pytest.skip(f'{name} does not come with this pydicom')
+    assert write_dicom_results(path, answer(status='refused', reasons=['It holds no image.'], findings=[], maps=None), SPEC, tmp_path/'out') == []
+
+
 def test_probability_of_a_refused_image_only_when_asked_for(tmp_path):
     [path, _] = write_dicom_results(dicom(tmp_path), answer(status='refused', reasons=[REASON]), SPEC, tmp_path/'out')
     assert len(hd.sr.srread(path).content.get_image_measurement_groups()) == 4
@@ -158,7 +165,7 @@ ODD = {'no_study': dict(StudyInstanceUID=None), 'empty_study': dict(StudyInstanc
        'dots_in_date': dict(StudyDate='2026.01.31'), 'no_date': dict(StudyDate='soon'), 'colons_in_time': dict(StudyTime='10:15:00'), 'sex': dict(PatientSex='female'),
        'strange_sex': dict(PatientSex='W'), 'long_patient': dict(PatientID='7'*90), 'two_patients': dict(PatientID=['A', 'B']), 'long_accession': dict(AccessionNumber='A'*20),
        'name_without_caret': dict(PatientName='Synthetic'), 'letters': dict(PatientName='Müller^Zoë', SpecificCharacterSet='ISO_IR 192'), 'greek': dict(PatientName='Σύνθεση^Α', SpecificCharacterSet='ISO_IR 192'),
-       'latin1': dict(PatientName='Müller^Zoë', SpecificCharacterSet='ISO_IR 100'), 'orientation': dict(PatientOrientation='L'), 'private_kind': dict(SOPClassUID='1.2.3.99')}
+       'latin1': dict(PatientName='Müller^Zoë', SpecificCharacterSet='ISO_IR 100'), 'orientation': dict(PatientOrientation='L'), 'private_kind': dict(SOPClassUID='1.2.3.99'), 'identity_removed': dict(PatientIdentityRemoved='YES')}
 
 
 @pytest.fixture(scope='module')
@@ -218,13 +225,13 @@ def test_pydicoms_own_files_give_a_report_or_a_sentence(tmp_path, name):
     if not path: pytest.skip(f'{name} does not come with this pydicom')
     try: paths = write_dicom_results(path, answer(status='refused', reasons=['No chest radiograph.'], findings=[], maps=None), SPEC, tmp_path)
     except UserError as error: assert name in str(error)
-    else: assert hd.sr.srread(paths[0]).content.get_image_measurement_groups()
+    else: assert all(hd.sr.srread(path).content.get_image_measurement_groups() for path in paths)
 
 
 # ---- what other readers say
 
 @pytest.mark.parametrize('tool', CHECKS)
-@pytest.mark.parametrize('case', ['usual', 'refused', 'no_numbers', 'no_patient', 'letters', 'two_patients', 'long_patient', 'private_kind', 'orientation'])
+@pytest.mark.parametrize('case', ['usual', 'refused', 'no_numbers', 'no_patient', 'letters', 'two_patients', 'long_patient', 'private_kind', 'orientation', 'identity_removed'])
 def test_validators_have_nothing_against_them(results, tmp_path, tool, case):
     if case == 'usual': paths = write_dicom_results(dicom(tmp_path), answer(), SPEC, tmp_path/'out')
     elif case == 'refused': paths = write_dicom_results(dicom(tmp_path), answer(status='refused', reasons=[REASON], findings=[], maps=None), SPEC, tmp_path/'out')

@@ -7,9 +7,9 @@ __all__ = ['FINDING_CODES', 'OWN_CODES', 'OWN_CONCEPTS', 'COPIED', 'COPIED_IF_TH
            'own_code', 'finding_code', 'mended', 'copied_value', 'usable_uid', 'new_uid', 'identified', 'is_known_kind',
            'reference_of', 'orientation_of', 'model_checksum', 'moment_of', 'algorithm_of', 'comment', 'numbers_of',
            'group_of', 'groups_of', 'report_content', 'written_text', 'series_of', 'without_clock', 'structured_report',
-           'secondary_capture', 'source_item', 'picture_of', 'dicom_results', 'write_dicom_results']
+           'secondary_capture', 'source_item', 'picture_of', 'holds_image', 'dicom_results', 'write_dicom_results']
 
-# %% ../../nbs/api/using/dicom_report.ipynb #1e42ad11
+# %% ../../nbs/api/using/dicom_report.ipynb #3e86f34f
 import hashlib, json, re, warnings
 import numpy as np
 from collections.abc import MutableSequence
@@ -18,7 +18,7 @@ from pathlib import Path
 from ..core.errors import NOT_FOR_CLINICAL_USE, UserError
 from ..core.files import sha256_of, written_together
 from ..data.dicom import read_dicom
-from ..data.dicom_header import header_text, header_value, is_dicom, names_the_file, open_dicom
+from ..data.dicom_header import header_numbers, header_text, header_value, is_dicom, names_the_file, open_dicom
 from ..data.findings import letters_of
 from ..data.vocabulary import sex_said
 from .answer_page import score_sentence
@@ -91,7 +91,7 @@ def copied_value(
     words = re.sub(r'(?<=[a-z])(?=[A-Z])', ' ', keyword)
     return '', f'its {words} {said!r:.80} does not fit that attribute, and is left empty here'
 
-# %% ../../nbs/api/using/dicom_report.ipynb #d61a6e22
+# %% ../../nbs/api/using/dicom_report.ipynb #1cdb2fac
 def usable_uid(
     dicom,       # A pydicom Dataset
     keyword:str  # 'StudyInstanceUID' ...
@@ -151,6 +151,7 @@ def reference_of(
             value, note = copied_value(dicom, keyword)
             if value or keyword in COPIED: setattr(reference, keyword, value)
             if note: notes.append(note)
+        if reference.get('PatientIdentityRemoved') == 'YES' and 'DeidentificationMethod' not in reference: reference.DeidentificationMethod = 'Not said in the image'
         reference.PatientOrientation = orientation_of(dicom)
     return reference, [f'About the file: {note}.' for note in notes]
 
@@ -355,7 +356,7 @@ def source_item(
     item.PurposeOfReferenceCodeSequence = [load_highdicom().sr.CodedConcept('121322', 'DCM', 'Source image for image processing operation')]
     return item
 
-# %% ../../nbs/api/using/dicom_report.ipynb #0f4f9bc2
+# %% ../../nbs/api/using/dicom_report.ipynb #03517c87
 def picture_of(
     source:str|Path, # A DICOM file
     answer,          # Its `Answer`
@@ -367,6 +368,13 @@ def picture_of(
         if answer.status == 'answered': raise
         return None
     return findings_picture(answer, image, spec)
+
+
+def holds_image(
+    source:str|Path # A DICOM file
+) -> bool:          # Of any kind
+    "Whether a DICOM file has rows and columns."
+    with names_the_file(source): return all((header_numbers(open_dicom(source, pixels=False), name) or [0])[0] >= 1 for name in ('Rows', 'Columns'))
 
 
 def dicom_results(
@@ -392,7 +400,7 @@ def write_dicom_results(
     "A Structured Report and a Secondary Capture of an answer. Not for clinical use."
     load_highdicom()
     if not is_dicom(source): raise UserError(f'{source} is no DICOM file; DICOM results are written for DICOM files alone. Leave --dicom out for this one.')
-    if answer.status == 'failed': return []
+    if answer.status == 'failed' or not holds_image(source): return []
     name = name or Path(source).stem
     with warnings.catch_warnings(): # highdicom remarks on a name without ^, which is the image's own
         warnings.simplefilter('ignore')
