@@ -160,10 +160,11 @@ def test_views_can_be_exported_traced_and_compiled():
             torch.testing.assert_close(made(x), model(x), rtol=1e-4, atol=1e-5)
 
 
-def test_views_go_to_onnx(tmp_path):
+@pytest.mark.parametrize('attention', ['squeeze_excitation', 'query_and_mean'])
+def test_views_go_to_onnx(tmp_path, attention):
     pytest.importorskip('onnx', reason='torch.onnx needs the package onnx, which is not installed')
     pytest.importorskip('onnxscript', reason='torch.onnx needs the package onnxscript, which is not installed')
-    model, x = build(), batch()
+    model, x = build(attention=attention), batch()
     torch.onnx.export(model, (x,), tmp_path/'model.onnx', dynamo=True)
     assert (tmp_path/'model.onnx').stat().st_size > 100_000
     runtime = pytest.importorskip('onnxruntime', reason='onnxruntime is not installed, so the exported model cannot be run')

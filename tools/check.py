@@ -20,7 +20,7 @@ NBS = ROOT/'nbs'
 BIN = Path(sys.executable).parent
 SIDE_BY_SIDE = min(2, os.cpu_count() or 1) # Notebooks, and pytest workers, that run at the same time
 QUIET = {'OMP_WAIT_POLICY': 'PASSIVE', 'OMP_NUM_THREADS': '1', 'MPLBACKEND': 'agg'} # One thread each, that sleeps while it waits
-SLOW_FIRST = ('03_datablock', '04_fusion', '08_saliency', '09_lungs', '05_train', 'distributed', '06_evaluate', '07_trust', '02_split', 'pack', 'common', 'train', 'predict') # So that none is left for the end; 06 takes its models from what 04 trained
+SLOW_FIRST = ('03_datablock', '04_fusion', '08_saliency', '09_lungs', '10_using', '05_train', 'distributed', '06_evaluate', '07_trust', '02_split', 'pack', 'common', 'train', 'predict') # So that none is left for the end; 06 takes its models from what 04 trained
 
 
 def call(*command, cwd=ROOT, env=None):

@@ -100,7 +100,7 @@ def social_card(dataset):
         ax = figure.add_axes((.05 + .2275*i, .17, .2075, .48))
         show(ax, path, boxes)
         ax.set_title(finding, fontsize=15, color='white')
-    figure.text(.05, .06, 'Nine lessons with exercises, in notebooks that export their own library', fontsize=18, color='white')
+    figure.text(.05, .06, 'Eleven lessons with exercises, in notebooks that export their own library', fontsize=18, color='white')
     figure.text(.94, .062, 'synthetic X-rays', ha='right', fontsize=13, color='#cfe3f2')
     figure.savefig(IMAGES/'social.png', facecolor=NAVY)
     plt.close(figure)

@@ -76,8 +76,13 @@ def chestnb_export(
 # %% ../../nbs/api/commands/use.ipynb #4bea142f
 @command('run')
 def chestnb_page(
-    run:str='runs/demo', # Run folder of chestnb_train or chestnb_demo
-    to:str='runs/page'   # Folder to write
+    run:str='runs/demo', # Run folder of chestnb_train or chestnb_demo, or a folder that chestnb_export wrote
+    to:str='runs/page',  # Folder to write
+    runtime:str='',      # Where the runtime comes from: npm (fetched now), or cdn (fetched by the reader's browser); empty: npm where it is installed
+    serve:int=0          # Port on which to show the page afterwards, for instance 8000, until Ctrl-C; 0: do not
 ):
     "Write a page that runs a model in the reader's browser. Not for clinical use."
-    raise UserError('chestnb_page is being written.')
+    from chestnb.using.browser import build_page, serve_page
+    page = build_page(run, to, runtime)
+    print(f'{page}. Put this folder on any web server, or look at it: python -m http.server --directory {to}')
+    if serve: serve_page(page.folder, serve)

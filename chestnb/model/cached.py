@@ -44,16 +44,16 @@ def training_key(
                    files=[sha256_of(path) for path in files])
     return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()
 
-# %% ../../nbs/api/model/cached.ipynb #81343e17
+# %% ../../nbs/api/model/cached.ipynb #40ee0ca0
 def kept_training(
     folder:Path # Where a run folder may lie
-) -> FusionModel|None: # With `.info` and `.history`; None if there is none, or not a whole one
+) -> FusionModel|None: # With `.info`, `.history` and `.folder`; None if there is none, or not a whole one
     "A training from the cache."
     try:
         done = json.loads((folder/'trained.json').read_text())
         if kept_files(folder): return None
         model = load_model(folder)
-        model.history, model.seconds = pd.read_csv(folder/'history.csv'), done['seconds']
+        model.history, model.seconds, model.folder = pd.read_csv(folder/'history.csv'), done['seconds'], folder
     except (OSError, ValueError): return None
     return model
 
@@ -69,14 +69,14 @@ def train_into(
         train_model(dataset, split, fresh, config, progress=progress)
         write_json(fresh/'trained.json', {'seconds': round(time.perf_counter() - started, 1)})
 
-# %% ../../nbs/api/model/cached.ipynb #8bd15321
+# %% ../../nbs/api/model/cached.ipynb #a7375fa4
 def cached_training(
     dataset:ChestDataset,          # Images and labels
     split:pd.DataFrame,            # With the parts 'train' and 'valid'; by patient
     config:TrainConfig|None=None,  # All decisions; None takes the defaults
     name:str='model',              # For people: names the folder and starts the line that is printed
     progress:bool=True             # Show a progress bar while it trains
-) -> FusionModel:                  # Best epoch; `.history` holds a row for each epoch, `.info` what model.json says, `.seconds` the time of training
+) -> FusionModel:                  # Best epoch; `.history` holds a row for each epoch, `.info` what model.json says, `.seconds` the time of training, `.folder` its run folder (copy it before you write into it)
     "Train a small model once; from then on take it from the cache. Says in one line which it did."
     config = settled_config((config or TrainConfig()).check())
     dataset = with_lungs(dataset, config.model.get('views', ['whole']))

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SHOWN_SIDE', 'WIDEST', 'LEADS', 'VIEW_NAMES', 'PAGE_IMAGES', 'data_address', 'map_colours', 'map_address',
-           'shown_parts', 'short_percent', 'score_sentence', 'flag_words', 'bar_style', 'shown_finding', 'headline_of',
-           'map_style', 'box_style', 'shown_image', 'resource_text', 'summary_of', 'answers_html', 'page_names',
-           'write_pages']
+           'shown_parts', 'short_percent', 'score_sentence', 'value_words', 'flag_words', 'bar_style', 'shown_finding',
+           'headline_of', 'map_style', 'box_style', 'shown_image', 'resource_text', 'summary_line', 'answers_html',
+           'page_names', 'write_pages']
 
 # %% ../../nbs/api/using/answer_page.ipynb #487715da
 import base64, hashlib, io, math
@@ -65,7 +65,7 @@ def shown_parts(
     maps = {} if answer.maps is None or not answer.findings else {finding: map_address(own) for finding, own in zip(spec['findings'], answer.maps)}
     return dict(picture=data_address(small, quality=85), shape=small.size, views=views, maps=maps)
 
-# %% ../../nbs/api/using/answer_page.ipynb #54d2119c
+# %% ../../nbs/api/using/answer_page.ipynb #82c388b7
 def short_percent(
     share:float|None # 0..1
 ) -> str:            # '34 %', '4.2 %', '0.31 %', 'below 0.01 %', 'an unknown share'
@@ -73,7 +73,7 @@ def short_percent(
     if share is None: return 'an unknown share'
     if share < 1e-4: return 'below 0.01\N{NO-BREAK SPACE}%'
     if share > .9999: return 'above 99.99\N{NO-BREAK SPACE}%'
-    digits = 0 if .1 <= share <= .9 else 1 if .01 <= share <= .99 else 2
+    digits = 0 if .1 <= share <= .99 else 1 if .01 <= share <= .999 else 2
     return f'{100*share:.{digits}f}\N{NO-BREAK SPACE}%'
 
 def score_sentence(
@@ -84,13 +84,20 @@ def score_sentence(
     text = f"AUROC {interval_text(row['auroc'], row['low'], row['high'], 2)} on {row['part']} patients."
     return (text, '') if row['better_than_chance'] else (text, f'{NEVER_SHOWN.capitalize()} for this finding.')
 
+def value_words(
+    row:dict,         # A finding of an answer
+    value:float|None  # Its probability, or its threshold
+) -> str:             # '34 %'; 'score 0.034' for a finding that was not calibrated
+    "A probability, or a score that is none."
+    return short_percent(value) if row.get('calibrated', True) or value is None else f'score {value:.2g}'
+
 def flag_words(
     row:dict, # A finding of an answer
     spec:dict # Of the model
 ) -> str:     # 'flagged, from 30 % on'
     "Whether a finding is flagged, with the threshold."
     cut = threshold_here(row, spec)
-    return 'no threshold' if cut is None else f"{'flagged' if row['flagged'] else 'not flagged'}, from {short_percent(cut)} on"
+    return 'no threshold' if cut is None else f"{'flagged' if row['flagged'] else 'not flagged'}, from {value_words(row, cut).removeprefix('score ')} on"
 
 def bar_style(
     times:float # Odds as a multiple of those of the threshold; 0 if there is none
@@ -102,7 +109,7 @@ def bar_style(
 
 WIDEST = 10 # Times the odds of the threshold, at the end of a bar
 
-# %% ../../nbs/api/using/answer_page.ipynb #2c03c5f2
+# %% ../../nbs/api/using/answer_page.ipynb #9215115e
 def shown_finding(
     row:dict,  # A finding of an answer
     maps:dict, # From `shown_parts`
@@ -110,8 +117,8 @@ def shown_finding(
 ) -> dict:     # For the template
     "A finding as the page shows it."
     name, (known, doubt) = row['finding'].replace('_', ' '), score_sentence(row)
-    assumed = f"Assumes that {short_percent(row['prevalence'])} of such X-rays have it." if row.get('calibrated', True) else 'Not calibrated: a score, no probability.'
-    return dict(name=name, flagged=bool(row['flagged']), probability=short_percent(row['probability']), answer=flag_words(row, spec), bar=bar_style(odds_above(row, spec)),
+    assumed = f"Assumes that {short_percent(row['prevalence'])} of such X-rays have it." if row.get('calibrated', True) else 'A score, no probability: too few positive patients to calibrate it.'
+    return dict(name=name, flagged=bool(row['flagged']), probability=value_words(row, row['probability']), answer=flag_words(row, spec), bar=bar_style(odds_above(row, spec)),
                 known=f'{assumed} {known}'.strip(), doubt=doubt, map=maps.get(row['finding'], ''),
                 map_says=f'Orange: what speaks for {name} in this model, the stronger the more. Not a proof that it is there, or where.')
 
@@ -120,8 +127,11 @@ def headline_of(
 ) -> str:       # For the list of images
     "An image in a line."
     if answer['status'] != 'answered': return f"{answer['status']}: {' '.join(answer['reasons'][:1])}"
-    flagged = [row['finding'].replace('_', ' ') for row in answer['findings'] if row['flagged']]
-    return f"flagged: {listed(flagged, 4)}" if flagged else 'nothing flagged'
+    flagged = [row for row in answer['findings'] if row['flagged']]
+    known = [row['finding'].replace('_', ' ') for row in flagged if row['better_than_chance']]
+    doubtful = len(flagged) - len(known)
+    words = [f'flagged: {listed(known, 4)}'] if known else ['nothing flagged'] if not flagged else []
+    return '; '.join([*words, *([f"{'also' if known else 'flagged:'} {doubtful} that it was never shown to tell from chance"] if doubtful else [])])
 
 # %% ../../nbs/api/using/answer_page.ipynb #c564fde4
 def map_style(
@@ -162,7 +172,7 @@ def shown_image(
                 size_text=f'{size[0]:,} × {size[1]:,} pixels' if size else '', picture=shown.get('picture', ''), views=views, rows=[shown_finding(row, shown.get('maps', {}), spec) for row in rows],
                 caption='Point at a finding, or choose it, to see what speaks for it.' if rows else '', **placed)
 
-# %% ../../nbs/api/using/answer_page.ipynb #235f6093
+# %% ../../nbs/api/using/answer_page.ipynb #a716fbfe
 PAGE_IMAGES = 100 # On one page
 
 def resource_text(
@@ -171,7 +181,7 @@ def resource_text(
     "A file of the package."
     return resources.files('chestnb').joinpath('resources', name).read_text(encoding='utf-8')
 
-def summary_of(
+def summary_line(
     answers:list,       # Of dicts
     complete:bool=True  # False: the work was stopped before its end
 ) -> str:               # A sentence or two
@@ -182,7 +192,7 @@ def summary_of(
 def answers_html(
     items:list,         # Of (answer as a dict, from `shown_parts`), the images of this page
     spec:dict,          # Of the model
-    summary:str,        # From `summary_of`
+    summary:str,        # From `summary_line`
     changed:bool=False, # Another prevalence was given
     first:int=1,        # Number of the first image
     pages:list=()       # File names of all pages, if there are several
@@ -193,7 +203,7 @@ def answers_html(
     rule, number = spec['thresholds'], (first - 1)//PAGE_IMAGES + 1
     checksum = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment().get_template('answers.html.j2').render(
-        title=images[0]['name'] if len(images) == 1 and not pages else f'{plural(len(images), "X-ray")}', note=NOT_FOR_CLINICAL_USE, summary=summary, model=spec, images=images, first=first,
+        title=images[0]['name'] if len(images) == 1 and not pages else f'Answers for {plural(len(images), "image")}', note=NOT_FOR_CLINICAL_USE, summary=summary, model=spec, images=images, first=first,
         rule=RULE_TEXTS.get(rule.get('rule'), 'a rule that is not named').format(rule.get('value')), widest=WIDEST, changed=changed, page_number=number,
         other_pages=[dict(name=name, number=n + 1) for n, name in enumerate(pages)], attribution='', made=datetime.now().astimezone().strftime('%Y-%m-%d %H:%M'),
         css=Markup(resource_text('answers.css')), script=Markup(script), script_hash=Markup(f'sha256-{checksum}'))
@@ -214,7 +224,7 @@ def write_pages(
     complete:bool=True   # False: the work was stopped before its end
 ) -> list:               # Paths of the pages
     "Write `predictions.html`, and as many more as it takes; pages of an earlier, longer list are removed."
-    names, summary = page_names(len(answers)), summary_of(answers, complete)
+    names, summary = page_names(len(answers)), summary_line(answers, complete)
     for number, name in enumerate(names):
         some = answers[number*PAGE_IMAGES:(number + 1)*PAGE_IMAGES]
         text = answers_html([(answer, shown(answer)) for answer in some], spec, summary, changed, number*PAGE_IMAGES + 1, names if len(names) > 1 else ())

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['AnswerFiles', 'answer_files', 'answer_line', 'answers_summary']
 
-# %% ../../nbs/api/using/answering.ipynb #f087096d
+# %% ../../nbs/api/using/answering.ipynb #1578c746
 from collections import Counter, deque
 from fastcore.basics import patch
 from importlib.metadata import version
@@ -13,14 +13,14 @@ from pathlib import Path
 from tqdm import tqdm
 from ..core.errors import UserError
 from ..core.locks import folder_lock
-from ..core.text import listed, plural
+from ..core.text import plural
 from ..data.dicom_header import is_dicom
 from ..data.import_files import flat_names
-from .answer_page import flag_words, shown_parts, short_percent, write_pages
+from .answer_page import flag_words, shown_parts, value_words, write_pages
 from .inputs import open_radiograph, plain_reason
 from .results import ResultFolder, model_state
 from .runner import Answer, answers_from
-from .tables import by_odds, write_tables
+from .tables import NEVER_SHOWN, by_odds, write_tables
 
 # %% ../../nbs/api/using/answering.ipynb #c0979f4b
 class AnswerFiles:
@@ -121,7 +121,7 @@ def answer_files(
         work.results.forget_others([file.path for file in files])
         return work.write(), work.again
 
-# %% ../../nbs/api/using/answering.ipynb #866fcd03
+# %% ../../nbs/api/using/answering.ipynb #649a03af
 def answer_line(
     answer:dict, # `Answer.to_dict()`
     spec:dict    # Of the model
@@ -129,8 +129,8 @@ def answer_line(
     "An answer in one line."
     if answer['status'] != 'answered': return f"{answer['image']}: {answer['status']}. {' '.join(answer['reasons'])}"
     rows = [row for row in by_odds(answer['findings'], spec) if row['flagged']] or by_odds(answer['findings'], spec)[:1]
-    return f"{answer['image']}: " + '; '.join(f"{row['finding'].replace('_', ' ')} {short_percent(row['probability'])} ({flag_words(row, spec)}{'' if row['better_than_chance'] else ', never shown to be better than chance'})"
-                                           for row in rows)
+    said = [f"{row['finding'].replace('_', ' ')} {value_words(row, row['probability'])} ({flag_words(row, spec)}{'' if row['better_than_chance'] else f', {NEVER_SHOWN}'})" for row in rows]
+    return f"{answer['image']}: {'; '.join(said[:3])}" + f'; and {len(said) - 3} more'*(len(said) > 3)
 
 def answers_summary(
     answers:list, # Of dicts

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SIDE', 'MARGIN', 'BANNER', 'TABLE_COLUMNS', 'log_odds_above', 'by_threshold', 'percent_text', 'score_text',
-           'finding_cells', 'letters', 'wrapped', 'fitting', 'with_map', 'Page', 'shown_map', 'panels', 'model_line',
+           'finding_cells', 'letters', 'wrapped', 'fitting', 'with_map', 'Sheet', 'shown_map', 'panels', 'model_line',
            'write_answer', 'findings_picture']
 
 # %% ../../nbs/api/using/capture.ipynb #bb0eeaaa
@@ -110,7 +110,7 @@ def with_map(
 SIDE, MARGIN, BANNER = 600, 20, 'RESEARCH USE ONLY – NOT FOR CLINICAL USE'
 TABLE_COLUMNS = {'finding': 0, 'probability': 210, 'answer': 315, 'threshold': 430, 'share assumed': 595, 'known of the model': 730}
 
-class Page:
+class Sheet:
     "A white canvas that is filled from above."
     def __init__(self,
         width:int=2*SIDE + 3*MARGIN, # Pixels
@@ -193,7 +193,7 @@ def model_line(
 
 
 def write_answer(
-    page:Page, # Is filled
+    page:Sheet, # Is filled
     answer     # An `Answer`
 ):
     "What the model says, or why it says nothing."
@@ -213,7 +213,7 @@ def findings_picture(
     spec:dict          # Of the model
 ) -> Image.Image:      # Mode 'RGB', 1,260 pixels wide
     "An answer as one picture that says what it is not for."
-    page = Page()
+    page = Sheet()
     page.banner(BANNER)
     page.pictures(panels(answer, image, spec))
     page.text(model_line(spec), 16, bold=True)

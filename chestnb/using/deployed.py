@@ -5,12 +5,11 @@
 # %% auto #0
 __all__ = ['NoGate', 'Deployed', 'DeployedLungs']
 
-# %% ../../nbs/api/using/deployed.ipynb #d6d45852
+# %% ../../nbs/api/using/deployed.ipynb #278d0254
 import torch
 import torch.nn.functional as F
 from torch import nn, Tensor
 from ..model.answers import answer_of
-from ..model.attention import FindingQuery
 from ..model.fusion import FusionModel
 from ..model.lungs import LungSegmenter
 from ..model.mask_quality import exposed, LOOK_SIZE, LOOKS, moved, soft_dice
@@ -24,7 +23,7 @@ class NoGate(nn.Module):
     ) -> Tensor:      # (n, 0)
         return joined.flatten(1)[:, :0]
 
-# %% ../../nbs/api/using/deployed.ipynb #f8e9aa15
+# %% ../../nbs/api/using/deployed.ipynb #f7b00951
 class Deployed(nn.Module):
     "A fusion model with all that turns squares into an answer. Not for clinical use."
     def __init__(self,
@@ -39,10 +38,10 @@ class Deployed(nn.Module):
         fused:Tensor # (n, channels, h, w), the map after attention
     ) -> Tensor:     # (n, views, findings, h, w): what each place of each view adds to the fusion's logit
         "Which place speaks for which finding, apart for each view, since their places are not the same."
-        m, views = self.model, len(self.model.config['views'])
-        weights = m.attention(fused) if isinstance(m.attention, FindingQuery) else 1/(fused.shape[-2]*fused.shape[-1])
-        own = zip(fused.split(m.config['reduced_channels'], 1), m.head.weight.split(m.config['reduced_channels'], 1))
-        found = [torch.einsum('fc,nchw->nfhw', weight, part)*weights for part, weight in own] # one a branch
+        m, views, width = self.model, len(self.model.config['views']), self.model.config['reduced_channels']
+        head, places = m.head.weight.unflatten(1, (-1, fused.shape[1])), m.place_weights(fused) # (findings, parts, channels), (.., .., parts, h, w)
+        own = zip(fused.split(width, 1), head.split(width, 2))
+        found = [(torch.einsum('fpc,nchw->nfphw', weight, part)*places).sum(2) for part, weight in own] # one a branch
         return torch.stack([sum(found[view::views]) for view in range(views)], 1)
 
     def forward(self,
