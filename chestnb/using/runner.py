@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['SMALLEST_PART', 'LOG_ODDS_LIMIT', 'MAP_SIDE', 'NO_MASK', 'READERS', 'mask_runs', 'parts_of_runs', 'lungs_span',
            'hole_area', 'enlarged_mask', 'find_lungs', 'log_odds', 'calibrated_log_odds', 'sigmoid', 'check_prevalence',
-           'Answer', 'finding_row', 'rule_text', 'joined_maps', 'Seen', 'open_source', 'squares_of', 'complete_answer',
-           'answer_batch', 'read_ahead', 'answers_from']
+           'Answer', 'finding_row', 'rule_text', 'joined_maps', 'Seen', 'open_source', 'grey_and_colour', 'squares_of',
+           'complete_answer', 'answer_batch', 'read_ahead', 'answers_from']
 
-# %% ../../nbs/api/using/runner.ipynb #b0389913
+# %% ../../nbs/api/using/runner.ipynb #b5c18a86
 import math
 import numpy as np
 from collections import deque
@@ -22,6 +22,7 @@ from ..core.text import listed
 from ..data.frames import paste_map
 from ..data.squares import cropped_square, grey_square, scaled_box
 from ..data.views import square_around
+from .cheap_checks import colour_share, file_colour, picture_facts, why_odd, why_strange
 from .inputs import NOTES, OtherImage, open_radiograph, plain_reason
 
 # %% ../../nbs/api/using/runner.ipynb #b29ca359
@@ -208,12 +209,13 @@ def joined_maps(
     own = [np.stack([enlarge_one(grid.clip(0)) for grid in view]) for view in maps]
     return sum(paste_map(view, box, size) for view, box in zip(own, boxes))
 
-# %% ../../nbs/api/using/runner.ipynb #139a24db
+# %% ../../nbs/api/using/runner.ipynb #863aa850
 @dataclass
 class Seen:
     "An image on its way to an answer."
     answer:Answer                  # What is known so far
     image:Image.Image|None=None    # Mode 'L'; None if it cannot be read
+    facts:dict=field(default_factory=dict) # What its pixels say before anybody asks what it shows, from `picture_facts`
 
 def open_source(
     source,              # Path of a file, a PIL image, or grey pixels (height, width), uint8
@@ -224,12 +226,20 @@ def open_source(
     if isinstance(source, (str, Path)): name, path = Path(source).name, str(source)
     else: name, path = f'image {number + 1}', ''
     try:
-        image = read(Path(source)) if path else (Image.fromarray(np.asarray(source)) if isinstance(source, np.ndarray) else source).convert('L')
+        image, colour = (read(Path(source)), file_colour(path)) if path else grey_and_colour(source)
         if not min(image.size): raise UserError(f'{name} has no pixels.')
         notes = image.info.get(NOTES)
-        return Seen(Answer(name, path, size=image.size, notes=list(notes) if isinstance(notes, list) else []), image)
+        answer = Answer(name, path, size=image.size, notes=list(notes) if isinstance(notes, list) else [])
+        return Seen(answer, image, picture_facts(np.asarray(image), colour))
     except (UserError, OSError, ValueError, TypeError, AttributeError, MemoryError) as error:
         return Seen(Answer(name, path, status='refused' if isinstance(error, OtherImage) else 'failed', reasons=[plain_reason(error, path) or type(error).__name__]))
+
+def grey_and_colour(
+    pixels    # A PIL image, or an array (height, width) or (height, width, 3), uint8
+) -> tuple:   # PIL image of mode 'L'; share of coloured pixels
+    "Pixels that come without a file."
+    image = Image.fromarray(pixels) if isinstance(pixels, np.ndarray) else pixels
+    return image.convert('L'), 0. if len(image.getbands()) < 3 else colour_share(np.asarray(image.convert('RGB')))
 
 # %% ../../nbs/api/using/runner.ipynb #43ff33ac
 def squares_of(
@@ -249,20 +259,20 @@ def squares_of(
 
 NO_MASK = 'No usable lung mask: the lungs view shows the whole image. The model learnt from cut ones, so these probabilities are less reliable.'
 
-# %% ../../nbs/api/using/runner.ipynb #4318ab5b
+# %% ../../nbs/api/using/runner.ipynb #a8bdc0de
 def complete_answer(
     spec:dict,                 # Of the model
-    answer:Answer,             # Begun by `open_source` and `squares_of`; changed in place
+    seen:Seen,                 # From `open_source`; its answer is changed in place
     logits:np.ndarray,         # (k,)
     maps:np.ndarray,           # (views, k, h, w)
     refusal:np.ndarray,        # (m,)
     prevalence:dict={},        # From `check_prevalence`
     answer_refused:bool=False  # Give probabilities for refused images too
-) -> Answer:                   # The same
+) -> Answer:                   # Complete
     "Reasons, findings and maps of one image."
-    numbers = spec['refusal'].get('scores', [])
+    answer, numbers = seen.answer, spec['refusal'].get('scores', [])
     answer.refusal = {number['name']: float(value) for number, value in zip(numbers, refusal)}
-    answer.reasons += [number['says'] for number, value in zip(numbers, refusal) if not value <= number['limit']]
+    answer.reasons += why_odd(seen.facts, spec['refusal'].get('checks', {})) + why_strange(refusal, numbers)
     if answer.reasons: answer.status = 'refused'
     if answer.reasons and not answer_refused: return answer
     answer.findings = [finding_row(spec, finding, logit, prevalence) for finding, logit in zip(spec['findings'], logits)]
@@ -281,7 +291,7 @@ def answer_batch(
         views = squares_of(engine, usable)
         out = engine.forward(views.astype(np.float32)/255)
         for s, own, *numbers in zip(usable, views, out['logits'], out['maps'], out['refusal']):
-            complete_answer(engine.spec, s.answer, *numbers, prevalence, answer_refused)
+            complete_answer(engine.spec, s, *numbers, prevalence, answer_refused)
             s.answer.views = own
             if not pixels: s.answer.views = s.answer.maps = None
     return [s.answer for s in seen]
