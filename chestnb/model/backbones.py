@@ -38,7 +38,7 @@ def check_backbone(
     hint = f"Did you mean {', '.join(close)}?" if close else "Try 'resnet50' or 'densenet121'."
     raise UserError(f"backbone {name!r} is not a timm model. {hint} timm.list_models() lists all of them.")
 
-# %% ../../nbs/api/model/backbones.ipynb #972ab901
+# %% ../../nbs/api/model/backbones.ipynb #ff8c0df8
 def flexible_arguments(
     name:str # A timm model name
 ) -> list:   # Dicts of further arguments for `timm.create_model`, to be tried in this order
@@ -59,19 +59,19 @@ def cut_on_purpose():
 
 def feature_network(
     name:str,        # A timm model name
-    stage:int=-1,    # Which stage to stop after: -1 is the last
+    stage=-1,        # Which stage to stop after: -1 is the last; several in a tuple give a map each
     **arguments      # More for `timm.create_model`: pretrained, and those of the family
-) -> nn.Module:      # Gives a list of one feature map
-    "A timm network for grey images, cut behind `stage`."
-    with cut_on_purpose(): return timm.create_model(name, features_only=True, out_indices=(stage,), in_chans=1, **arguments)
+) -> nn.Module:      # Gives a list of feature maps
+    "A timm network for grey images, cut behind the last `stage`."
+    with cut_on_purpose(): return timm.create_model(name, features_only=True, out_indices=stage if isinstance(stage, tuple) else (stage,), in_chans=1, **arguments)
 
-# %% ../../nbs/api/model/backbones.ipynb #07069a6d
+# %% ../../nbs/api/model/backbones.ipynb #f0bbd8b2
 USABLE_BACKBONES = ("Backbones that work are, for example, 'densenet121', 'resnet50', 'convnext_tiny', "
             "'swin_tiny_patch4_window7_224' and 'vit_small_patch16_224'.")
 
 def open_network(
     name:str,        # A timm model name
-    stage:int=-1,    # Which stage to stop after
+    stage=-1,        # Which stage to stop after; several in a tuple give a map each
     weights=None,    # Name of the first weights, see `chestnb.model.weights`
     load:bool=True   # False: fetch and open no weights, because trained ones follow
 ) -> tuple:          # The network, which gives a list of one feature map; its `InputScale`
