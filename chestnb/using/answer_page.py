@@ -8,8 +8,8 @@ __all__ = ['SHOWN_SIDE', 'WIDEST', 'LEADS', 'VIEW_NAMES', 'PAGE_IMAGES', 'data_a
            'headline_of', 'map_style', 'box_style', 'shown_image', 'resource_text', 'summary_line', 'answers_html',
            'page_names', 'write_pages']
 
-# %% ../../nbs/api/using/answer_page.ipynb #487715da
-import base64, hashlib, io, math
+# %% ../../nbs/api/using/answer_page.ipynb #d95dc3b5
+import base64, hashlib, io, math, re
 import numpy as np
 from datetime import datetime
 from functools import lru_cache
