@@ -60,14 +60,18 @@ def need_highdicom():
     from chestnb.using.dicom_report import load_highdicom
     load_highdicom()
 
-# %% ../../nbs/api/commands/use.ipynb #bfd5a59b
+# %% ../../nbs/api/commands/use.ipynb #12914df5
 @command('run')
 def chestnb_export(
-    run:str='runs/demo', # Run folder of chestnb_train or chestnb_demo
-    to:str='runs/export' # Folder to write
+    run:str='runs/demo',     # Run folder of chestnb_train or chestnb_demo
+    to:str='runs/export',    # Folder to write
+    precision:str='float32', # How numbers are kept: float32; float16 halves the file, int8 quarters it
+    data:str=''              # Data set folder that the model was trained on; for float16 and int8, whose loss is measured on its validation patients
 ):
-    "Write a model as ONNX with a small runner. Not for clinical use."
-    raise UserError('chestnb_export is being written.')
+    "Write a model as one ONNX file with all that an answer needs, and a small runner without torch. Not for clinical use."
+    from chestnb.using.export import export_model, export_text
+    try: print(export_text(export_model(run, to, precision, open_dataset(data) if data else None)))
+    except KeyboardInterrupt: raise KeyboardInterrupt(f'stopped. Nothing was written into {to}.') from None
 
 # %% ../../nbs/api/commands/use.ipynb #4bea142f
 @command('run')

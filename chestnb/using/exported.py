@@ -7,7 +7,7 @@ __all__ = ['SEAL', 'BLANK', 'EXPORT_FILE', 'ONNX_FILE', 'LUNGS_FILE', 'SPEC_ENTR
            'check_folder', 'onnx_session', 'Exported', 'load_exported', 'finding_line', 'answer_lines',
            'exported_arguments', 'run_exported']
 
-# %% ../../nbs/api/using/exported.ipynb #dbf896e4
+# %% ../../nbs/api/using/exported.ipynb #cc825f46
 import argparse, base64, hashlib, json, re, sys
 import numpy as np
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from pathlib import Path
 from ..core.errors import NOT_FOR_CLINICAL_USE, UserError
 from ..core.files import read_json, sha256_of, write_json
 from ..core.text import interval_text, listed, plural
-from .inputs import find_radiographs, open_radiograph
+from .inputs import find_radiographs
 from .runner import Answer, answers_from
 from .spec import check_spec
 from .tables import by_odds, predictions_document, prevalence_given, score_word, threshold_here
@@ -124,7 +124,7 @@ def load_exported(
     lungs = onnx_session(base64.b64decode(inside[LUNGS_FILE]), f'{LUNGS_FILE} in {file}', threads) if LUNGS_FILE in inside else None
     return Exported(spec, model, lungs, file.parent)
 
-# %% ../../nbs/api/using/exported.ipynb #dd622f5c
+# %% ../../nbs/api/using/exported.ipynb #09511098
 def finding_line(
     row:dict,  # A finding of an answer
     spec:dict  # Of the model
@@ -135,7 +135,7 @@ def finding_line(
     threshold = 'no threshold' if cut is None else f"threshold {share(cut)} ({row['rule']})"
     score = f"AUROC {interval_text(row['auroc'], row['low'], row['high'])} ({row['part']})" if row['auroc'] is not None else ''
     said = [threshold, f"prevalence {share(row['prevalence'])}", '' if row['calibrated'] else 'not calibrated', score, score_word(row)]
-    return f"  {row['finding']:<20}{share(row['probability']):>8}  {'flagged' if row['flagged'] else '':<8}{', '.join(filter(None, said))}"
+    return f"  {row['finding']:<20}{share(row['probability']):>8}  {'flagged' if row['flagged'] else '':<9}{', '.join(filter(None, said))}"
 
 def answer_lines(
     answer:Answer, # From `answers_from`
@@ -146,7 +146,7 @@ def answer_lines(
     top = f"{answer.image}{size}: {answer.status}{'. ' if answer.reasons else ''}{' '.join(answer.reasons)}"
     return '\n'.join([top, *(f'  {note}' for note in answer.notes), *(finding_line(row, spec) for row in by_odds(answer.findings, spec))])
 
-# %% ../../nbs/api/using/exported.ipynb #98f17886
+# %% ../../nbs/api/using/exported.ipynb #569b8c3c
 def exported_arguments(
     folder:Path, # Where model.onnx is expected
     words:list   # What was typed
@@ -170,7 +170,7 @@ def run_exported(
         model, answers = load_exported(given.model), []
         prevalence = prevalence_given(given.prevalence, model.spec)
         files = [file.path for file in find_radiographs(given.images)]
-        for answer in answers_from(model, files, prevalence, given.answer_refused, pixels=False, read=open_radiograph):
+        for answer in answers_from(model, files, prevalence, given.answer_refused, pixels=False):
             print(answer_lines(answer, model.spec), flush=True)
             answers.append(answer.to_dict())
         if given.json: write_json(given.json, predictions_document(answers, model.spec, prevalence))
