@@ -1,13 +1,15 @@
-# chestnb: make demo | make test | make lab      (README.md has the same commands for pip alone)
+# chestnb: make demo | make page | make test | make lab      (README.md has the same commands for pip alone)
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.installed
 DATA   ?= dataset
 OUT    ?=
+RUN    ?= $(if $(OUT),$(OUT),runs/demo)
+PORT   ?= 8000
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lab clean-notebooks export notebooks readme bench docs
+.PHONY: help install demo page test lab clean-notebooks export notebooks readme bench docs
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 20
@@ -21,6 +23,9 @@ $(READY): constraints.txt settings.ini setup.py pyproject.toml
 
 demo: $(READY)  ## Train and evaluate the fusion model (DATA=folder for your own X-rays, OUT=run folder)
 	$(BIN)/chestnb_demo --data "$(DATA)" $(if $(OUT),--out "$(OUT)")
+
+page: $(READY)  ## The demo's model as a page that runs in your browser (RUN=run folder, PORT=8000)
+	$(BIN)/chestnb_page "$(RUN)" --to runs/page --serve $(PORT)
 
 test: $(READY)  ## All checks: notebooks clean, library in sync, notebooks run, package tested
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/check.py all
@@ -47,3 +52,4 @@ docs: $(READY)  ## Render the site into _docs (needs Quarto on the PATH)
 	@command -v quarto >/dev/null || { echo "Quarto is not installed: https://quarto.org/docs/get-started/"; exit 1; }
 	rm -rf _proc _docs && PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/nbdev_proc_nbs && $(BIN)/python tools/site_pages.py _proc
 	cd _proc && PATH="$(CURDIR)/$(BIN):$$PATH" quarto render --no-cache && mv _docs ..
+	$(BIN)/python tools/try_page.py _docs/try

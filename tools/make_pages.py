@@ -95,7 +95,7 @@ def sidebar_text():
     if exercises: lines += section('Exercises', sum(exercises, []), 3)
     packages = [section(title, entries([(name.split('.', 1)[1], page) for name, page in library.items() if name.split('.')[0] == package], 7), 5) for package, title in PACKAGES.items()]
     lines += section('Library', entries([('API index', 'api/index.qmd')], 5) + sum(packages, []) + entries([(name, page) for name, page in library.items() if name.split('.')[0] not in PACKAGES], 5), 3)
-    lines += entries([('Commands', 'commands.qmd'), ('Results', 'results.ipynb'), ('All of NIH on one GPU', 'nih_recipe.ipynb')], 3)
+    lines += entries([('Try it', 'try.qmd'), ('Commands', 'commands.qmd'), ('Results', 'results.ipynb'), ('All of NIH on one GPU', 'nih_recipe.ipynb')], 3)
     return '\n'.join(lines + section('Cards', entries([('Data card', 'data_card.qmd'), ('Model card', 'model_card.qmd')], 5), 3)) + '\n'
 
 

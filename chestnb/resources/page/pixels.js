@@ -16,6 +16,14 @@ function greyFromRgba(rgba, grey, at = 0) {
   for (let i = 0; i < rgba.length; i += 4) grey[at++] = luma(rgba[i], rgba[i + 1], rgba[i + 2])
 }
 
+// How coloured a picture is: the share of its sampled pixels whose channels differ by more than LEAST_COLOUR (`using.cheap_checks`)
+const LEAST_COLOUR = 40
+class Colours {
+  constructor(width, height) { Object.assign(this, {step: Math.max(1, Math.floor(Math.max(width, height)/256)), seen: 0, coloured: 0}) }
+  see(r, g, b) { this.seen++; if (Math.max(r, g, b) - Math.min(r, g, b) > LEAST_COLOUR) this.coloured++ }
+  get share() { return this.seen ? this.coloured/this.seen : 0 }
+}
+
 // 16-bit samples -> 8 bits, going by the bulk of them (`data.images.grey_from_16_bit`)
 function greyFrom16(samples, bulk = .995) {
   const counts = new Float64Array(17), grey = new Uint8Array(samples.length)
@@ -210,12 +218,15 @@ function unfilter(kind, row, before, step) {
   else if (kind > 4) throw new Fault('it is damaged')
 }
 
+// A sample of less than 16 bits
+const sample = (row, i, depth) => depth === 8 ? row[i] : (row[(i*depth) >> 3] >> (8 - depth - (i*depth & 7))) & (2**depth - 1)
+
 // One row of samples -> grey values (16 bits for 16-bit grey, else 8)
 function pngRow(row, n, {depth, colour}, palette) {
   const out = depth === 16 && colour === 0 ? new Uint16Array(n) : new Uint8Array(n), channels = CHANNELS[colour], bytes = depth >> 3
   if (depth < 8) {
-    const most = 2**depth - 1, times = colour === 3 ? 1 : 255/most
-    for (let i = 0; i < n; i++) out[i] = ((row[(i*depth) >> 3] >> (8 - depth - (i*depth & 7))) & most)*times
+    const times = colour === 3 ? 1 : 255/(2**depth - 1)
+    for (let i = 0; i < n; i++) out[i] = sample(row, i, depth)*times
   }
   else if (depth === 16 && colour === 0) for (let i = 0; i < n; i++) out[i] = row[2*i] << 8 | row[2*i + 1]
   else if (colour === 2 || colour === 6) for (let i = 0, p = 0; i < n; i++, p += channels*bytes) out[i] = luma(row[p], row[p + bytes], row[p + 2*bytes])
@@ -233,6 +244,8 @@ async function decodePng(bytes, mostPixels) {
   const passes = (interlaced ? PASSES : [[0, 0, 1, 1]]).map(([x, y, dx, dy]) => ({x, y, dx, dy, w: Math.ceil((width - x)/dx), h: Math.ceil((height - y)/dy)})).filter(p => p.w > 0 && p.h > 0)
   const bitsOfPixel = CHANNELS[colour]*depth, step = Math.max(1, bitsOfPixel >> 3), stride = w => Math.ceil(w*bitsOfPixel/8)
   const raw = await inflated(parts, passes.reduce((sum, p) => sum + p.h*(1 + stride(p.w)), 0))
+  const colours = new Colours(width, height), {step: every} = colours, wide = bitsOfPixel >> 3, byte = depth >> 3, entry = (i, c) => palette?.[3*i + c] ?? 0
+  const hue = (row, i) => colour === 3 ? colours.see(...[0, 1, 2].map(c => entry(sample(row, i, depth), c))) : colours.see(row[i*wide], row[i*wide + byte], row[i*wide + 2*byte])
   let at = 0
   for (const {x, y, dx, dy, w, h} of passes) {
     const length = stride(w)
@@ -241,12 +254,13 @@ async function decodePng(bytes, mostPixels) {
       const row = raw.subarray(at + 1, at + 1 + length)
       unfilter(raw[at], row, before, step)
       before = row
+      if ([2, 3, 6].includes(colour) && (y + j*dy) % every === 0) for (let i = 0; i < w; i++) if ((x + i*dx) % every === 0) hue(row, i)
       const values = pngRow(row, w, header, grey), start = (y + j*dy)*width + x
       if (dx === 1) samples.set(values, start)
       else for (let i = 0; i < w; i++) samples[start + i*dx] = values[i]
     }
   }
-  return turned(picture(width, height, deep ? greyFrom16(samples) : samples), exifOrientation(exif))
+  return {...turned(picture(width, height, deep ? greyFrom16(samples) : samples), exifOrientation(exif)), colour: colours.share}
 }
 
 function refuseSize(width, height, mostPixels) {
@@ -265,14 +279,16 @@ async function decodeByBrowser(blob, mostPixels) {
   try {
     const {width, height} = bitmap
     refuseSize(width, height, mostPixels)
-    const out = picture(width, height), canvas = new OffscreenCanvas(width, Math.min(STRIP, height)), context = canvas.getContext('2d', {willReadFrequently: true})
+    const out = picture(width, height), colours = new Colours(width, height), canvas = new OffscreenCanvas(width, Math.min(STRIP, height)), context = canvas.getContext('2d', {willReadFrequently: true})
     for (let y = 0; y < height; y += STRIP) {
       const rows = Math.min(STRIP, height - y)
       context.clearRect(0, 0, width, rows)
       context.drawImage(bitmap, 0, y, width, rows, 0, 0, width, rows)
-      greyFromRgba(context.getImageData(0, 0, width, rows).data, out.data, y*width)
+      const rgba = context.getImageData(0, 0, width, rows).data
+      greyFromRgba(rgba, out.data, y*width)
+      for (let j = 0; j < rows; j++) if ((y + j) % colours.step === 0) for (let x = 0, i = 4*j*width; x < width; x += colours.step, i += 4*colours.step) colours.see(rgba[i], rgba[i + 1], rgba[i + 2])
     }
-    return out
+    return {...out, colour: colours.share}
   } finally { bitmap.close() }
 }
 

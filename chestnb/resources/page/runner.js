@@ -173,9 +173,26 @@ function cropFloats({width, data}) {
 
 // ---- an answer ----
 
+// What the pixels of a picture say before anybody asks what it shows (`using.cheap_checks.picture_facts`)
+function pictureFacts({width, height, data, colour = 0}) {
+  const counts = new Float64Array(256)
+  for (const v of data) counts[v]++
+  for (let v = 0; v < 256; v++) counts[v] /= data.length
+  let below = 0, low = 256, high = 256
+  counts.forEach((share, v) => { below += share; if (below >= .01) low = Math.min(low, v); if (below >= .99) high = Math.min(high, v) })
+  const shorter = Math.min(width, height), longer = Math.max(width, height)
+  return {flat: 255 - (high - low), one_grey: Math.max(...counts), white: counts[255], ends: counts[0] + counts[255], long: longer/shorter, small: 64/shorter, colour}
+}
+
+// What its pixels say against a picture; of several reasons that it is blank, the first
+function whyOdd(facts, checks) {
+  const said = Object.entries(checks ?? {}).filter(([name, check]) => !(facts[name] <= check.limit)), flat = said.some(([name]) => name === 'flat')
+  return said.filter(([name]) => !(flat && name === 'one_grey')).map(([, check]) => check.says)
+}
+
 // The numbers of the gate and what they say
 function gateReasons(spec, refusal) {
   return (spec.refusal.scores ?? []).filter((number, i) => !(refusal[i] <= number.limit)).map(number => number.says)
 }
 
-if (typeof module !== 'undefined') module.exports = {enlargedRuns, lungsSpan, squareAround, findLungs, viewsOf, findingRow, hasPrevalence, joinedMaps, gateReasons, sigmoid, calibratedLogOdds, logOdds, MAP_SIDE}
+if (typeof module !== 'undefined') module.exports = {enlargedRuns, lungsSpan, squareAround, findLungs, viewsOf, findingRow, hasPrevalence, joinedMaps, pictureFacts, whyOdd, gateReasons, sigmoid, calibratedLogOdds, logOdds, MAP_SIDE}
