@@ -206,7 +206,7 @@ def choose_limits(
         spent = trials[int(np.argmax(gains))]
     return limits_of(spent)
 
-# %% ../../nbs/api/using/refusal.ipynb #8f79269b
+# %% ../../nbs/api/using/refusal.ipynb #87db7f23
 MOST_TRAIN, MOST_VALID, FEW = 1000, 400, 100 # Images: training ones, as they are and mirrored; validation ones; spoilt ones of each other kind
 
 def images_for(
@@ -236,7 +236,7 @@ def fit_refusal(
     image_size:int|None=None,   # In pixels; None takes the size that the model was trained on
     progress:bool=True,         # Show a progress bar
     seed:int=0                  # Same seed, same gate
-) -> tuple:                     # Gate; scores, checks, fitted_on, figures: `spec['refusal']`
+) -> tuple:                     # Gate; `spec['refusal']`: scores, checks, fitted_on, figures
     "Teach a model what to refuse, from its own training and validation images."
     size, rng, device = image_size or model.info['image_size'], np.random.default_rng(seed), next(model.parameters()).device
     names, network = split_images(split, rng), gate_network(model)
@@ -249,7 +249,7 @@ def fit_refusal(
         seen = [cell_features(network, own, device, bar) for own in (train, valid)]
         odd = [{kind: cell_features(network, own, device, bar) for kind, own in part.items()} for part in spoilt]
     gate = fit_gate(seen[0], odd[0], tuple(shape))
-    return gate, *judged(gate, seen[1], odd[1], dataset, names, split, seed)
+    return gate, judged(gate, seen[1], odd[1], dataset, names, split, seed)
 
 def judged(
     gate:Gate,            # Fitted on training images
@@ -259,7 +259,7 @@ def judged(
     names:tuple,          # Training and validation images
     split:pd.DataFrame,   # Its split
     seed:int              # With which all was drawn
-) -> tuple:               # scores, checks, fitted_on, figures
+) -> dict:                # scores, checks, fitted_on, figures
     "Limits, in words and numbers."
     with torch.inference_mode():
         numbers = gate.numbers(torch.from_numpy(valid)).numpy()
@@ -270,4 +270,5 @@ def judged(
     fitted_on = dict(train_images=len(names[0]), train_patients=patients[0], valid_images=len(names[1]), valid_patients=patients[1], seed=seed)
     figures = dict(valid_refused=float((numbers > limits).any(1).mean()), accepted={kind: float((own <= limits).all(1).mean()) for kind, own in spoilt.items()})
     scores = [dict(name=name, limit=float(limit), says=SAYS[name]) for name, limit in zip(('distance', *spoilt), limits)]
-    return scores, checks_of(facts), fitted_on, figures
+    scores[0]['far'] = float(max(np.quantile(own[:, 0], .99) for kind, own in spoilt.items() if kind != 'scrambled')) # no turned or cut chest is farther
+    return dict(scores=scores, checks=checks_of(facts), fitted_on=fitted_on, figures=figures)
