@@ -97,7 +97,7 @@ def test_interlaced_cut_off_and_huge_png(tmp_path):
     console.log(JSON.stringify(found)) })()'''
     found = node(script, tmp_path)
     assert found['whole'] == grey.ravel().tolist() == np.asarray(read_image(shutil.copy(tmp_path/'whole', tmp_path/'whole.png'))).ravel().tolist()
-    assert 'cut off' in found['cut'] and '20,000×10,000' in found['huge'] and 'no complete PNG' in found['none']
+    assert 'cut off' in found['cut'] and '200 megapixels' in found['huge'] and 'no complete PNG' in found['none']
 
 
 def table(data, bits=8, first=0):
@@ -171,12 +171,23 @@ def test_a_changed_runtime_is_refused():
 FINDINGS = ['Effusion', 'Mass', 'Hernia']
 
 
+class DarkMiddle(torch.nn.Module):
+    "Stands for a lung segmenter, which takes long to export: what is dark in the middle of the picture is lung."
+    def __init__(self):
+        super().__init__()
+        y, x = np.mgrid[:192, :192]/191 - .5
+        self.register_buffer('middle', torch.tensor(np.hypot(x/.36, y/.4) < 1, dtype=torch.float32))
+
+    def forward(self, image):
+        mask = ((.55 - image[:, 0])*12).sigmoid()*self.middle
+        return mask, 1 - 1.5*(mask.mean((1, 2)) - .2).abs()
+
+
 def small_ready():
     "A small untrained model of two views, whose logits differ from image to image."
     from chestnb.model.fusion import FusionModel
-    from chestnb.model.lungs import load_segmenter
     from chestnb.model.runs import save_model
-    from chestnb.using.deployed import Deployed, DeployedLungs
+    from chestnb.using.deployed import Deployed
     from chestnb.using.ready import Ready
     from chestnb.using.spec import SPEC_FORMAT
     torch.manual_seed(0)
@@ -189,7 +200,7 @@ def small_ready():
                 calibration=dict(method='platt', curves={'Effusion': dict(intercept=-.5, slope=.8)}), thresholds=dict(rule='youden', value=None, by_finding={'Effusion': .3, 'Mass': .5}), prevalence={'Effusion': .1, 'Mass': .05, 'Hernia': 0.},
                 scores=dict(part='test', images=100, patients=40, findings={'Effusion': known, 'Mass': known | dict(low=.4, better_than_chance=False)}), refusal=dict(scores=[], checks={}, fitted_on={}, figures={}),
                 data=dict(name='embedded', images=10, patients=5, provenance={}), run={})
-    return Ready(spec, Deployed(model, None, 2).eval(), DeployedLungs(load_segmenter().cpu()).eval(), Path('nowhere'), torch.device('cpu'))
+    return Ready(spec, Deployed(model, None, 2).eval(), DarkMiddle(), Path('nowhere'), torch.device('cpu'))
 
 
 @pytest.fixture(scope='module')
@@ -302,14 +313,14 @@ def test_files_that_are_no_radiograph_are_said_in_words(chromium, address, tmp_p
     packed = pydicom.dcmread(write_dicom(waves(64, 64, 4000), tmp_path/'rle.dcm'))
     packed.compress(pydicom.uid.RLELossless)
     packed.save_as(tmp_path/'rle.dcm')
-    says = {'text.png': 'cannot be read as an image', 'zip.png': 'ZIP archive', 'empty.png': 'empty', 'scan.tif': 'TIFF', 'broken.dcm': 'malformed', 'mr.dcm': "modality is 'MR'", 'rle.dcm': 'RLE Lossless'}
+    says = {'text.png': 'Is no picture', 'zip.png': 'Is a zip archive', 'empty.png': 'Is empty', 'scan.tif': 'TIFF', 'broken.dcm': 'malformed', 'mr.dcm': "Its modality is 'MR'", 'rle.dcm': 'RLE Lossless'}
     with visit(chromium, address) as tab:
         tab.set_input_files('#files', [tmp_path/name for name in says])
         done(tab, len(says))
         found = {answer['name']: answer for answer in tab.evaluate(ANSWERS)}
         assert whole.name in tab.inner_text('#images')
     for name, words in says.items():
-        assert found[name]['status'] == 'failed' and words in found[name]['reasons'][0] and found[name]['findings'] == [], (name, found[name])
+        assert found[name]['status'] == ('refused' if name == 'mr.dcm' else 'failed') and words in found[name]['reasons'][0] and found[name]['findings'] == [], (name, found[name])
 
 
 def copied(page, folder, change):

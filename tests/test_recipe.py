@@ -352,7 +352,7 @@ def ablation(root):
 
 def test_every_row_of_the_ablation_is_a_possible_training(root):
     made = ablation(root)
-    for start in (MODELS['two_view'], replace(MODELS['two_view'], image_size=128, epochs=6)):
+    for start in (replace(MODELS['two_view'], **made.AT_REST), replace(MODELS['two_view'], **made.AT_REST | dict(image_size=128, epochs=6))):
         for name, row in made.ROWS.items():
             assert row.before is None or row.before in list(made.ROWS)[:list(made.ROWS).index(name)], name
             config = made.recipe(name, start).check()
@@ -368,4 +368,4 @@ def test_the_last_epoch_is_read_from_the_histories(root, tmp_path):
         folder.mkdir(parents=True)
         pd.DataFrame({'epoch': [1, 2, 3], 'valid_auroc': curve}).to_csv(folder/'history.csv', index=False)
     row = made.last_epoch_row('the last epoch, not the best', tmp_path, [0, 1], 3.)
-    assert row['difference'] == pytest.approx(-.005) and row['valid_auroc'] == pytest.approx(.67) and row['shown'] == '−0.005' and 'at most' in row['verdict']
+    assert row['difference'] == pytest.approx(-.005) and row['valid_auroc'] == pytest.approx(.67) and row['shown'] == '-0.005' and 'at most' in row['verdict']

@@ -50,7 +50,7 @@ def chestnb_evaluate(
     print(f'{readable_scores(scores).to_string()}\n\n{score_note(scores)}')
     print(f'Tables and figures are in {out}. {NOT_FOR_CLINICAL_USE}')
 
-# %% ../../nbs/api/commands/evaluate.ipynb #ea32d151
+# %% ../../nbs/api/commands/evaluate.ipynb #878d15d3
 @command('predictions')
 def chestnb_report(
     predictions:str='',         # File of probabilities: ours, or anyone's with one column a finding
@@ -62,6 +62,8 @@ def chestnb_report(
     rule:str='youden',          # Threshold rule: youden, sensitivity, specificity, f1 or cost
     rule_value:float=None,      # What the rule needs, such as 0.9 for sensitivity
     unknown:str='mask',         # Unknown labels: 'mask' leaves them out of a finding's score; 'negative' and 'positive' decide them
+    run:str='',                 # Run folder of the model, for its card; empty: the folder of the predictions, if it is one
+    export:str='',              # Folder that chestnb_export made of it, for the card; empty: one that lies beside the run
     n_resamples:int=1000,       # Bootstrap resamples of patients, for the intervals of calibration error and net benefit
     seed:int=0,                 # Seed of these resamples
     test_again:str='',          # Why NIH's official test list is scored for a further run; this stands in the report then
@@ -74,19 +76,19 @@ def chestnb_report(
     if not predictions: raise UserError('which predictions? Give their file: chestnb_report FILE, or --predictions FILE')
     table = labels_from(data)
     refuse_unknown_patients(table)
-    study = make_study(predictions, table, valid, compare, name, n_resamples, seed, rule, rule_value, unknown)
+    study = make_study(predictions, table, valid, compare, name, n_resamples, seed, rule, rule_value, unknown, run, export)
     print(f'{study.scored.note}, {n_resamples:,} resamples -> {out}', flush=True)
     command = report_command(locals())
     with official_test_opened(study.tested, test_again) as study.official_test: report = write_report(study, out, overwrite, command)
     print(report_summary(report, out))
 
-# %% ../../nbs/api/commands/evaluate.ipynb #572ca1c0
+# %% ../../nbs/api/commands/evaluate.ipynb #150a8441
 def report_command(
     given:dict # Arguments of `chestnb_report`
 ) -> str:      # What was typed, without folders of this machine
     "The command line, for the page."
-    files = ('predictions', 'data', 'valid', 'compare', 'out')
-    names = ('data', 'valid', 'compare', 'out', 'name', 'rule', 'rule_value', 'unknown', 'n_resamples', 'seed', 'test_again')
+    files = ('predictions', 'data', 'valid', 'compare', 'run', 'export', 'out')
+    names = ('data', 'valid', 'compare', 'run', 'export', 'out', 'name', 'rule', 'rule_value', 'unknown', 'n_resamples', 'seed', 'test_again')
     words = {name: Path(given[name]).name if name in files and given[name] else given[name] for name in ('predictions', *names)}
     options = [f'--{name} {words[name]!r}' if isinstance(words[name], str) else f'--{name} {words[name]}' for name in names if words[name] not in ('', None)]
     return ' '.join(['chestnb_report', words['predictions'], *options])

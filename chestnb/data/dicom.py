@@ -201,7 +201,7 @@ def as_stored(
     "A whole number of the header, read with the sign of the pixels."
     bits = 8*dtype.itemsize
     if not -2**(bits - 1) <= number < 2**bits: return None
-    return int(np.array(int(number) % 2**bits, f'u{dtype.itemsize}').view(dtype))
+    return int(np.array(int(number) % 2**bits, f'u{dtype.itemsize}').view(dtype.newbyteorder('=')))
 
 def padding_mask(
     dicom,             # A pydicom Dataset

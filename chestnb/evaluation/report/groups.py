@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['GROUP_COLUMNS', 'AVERAGED', 'MEAN_NOTE', 'CORRECTED_NOTE', 'RATE_NOTE', 'SHOWN_SHORTCUTS', 'SHORTCUT_COLUMNS',
-           'VIEW_NOTE', 'measure_columns', 'section_subgroups', 'section_shortcuts']
+           'VIEW_NOTE', 'measure_columns', 'largest_gap', 'section_subgroups', 'section_shortcuts']
 
-# %% ../../../nbs/api/evaluation/report/groups.ipynb #e2e4eda7
+# %% ../../../nbs/api/evaluation/report/groups.ipynb #09ff2458
+from ...core.text import interval_text, plural
 from .document import Report
 from .study import Study
 from ..shortcut_tables import MODEL, plot_shortcuts, shortcut_note, shortcut_table, SHORTCUTS
@@ -30,7 +31,19 @@ def measure_columns(
             ('Minus all others [95 %]', 'signed', f'{measure}_difference', f'{measure}_difference_low', f'{measure}_difference_high'),
             ('p (Holm)', 'p', f'{measure}_p_holm'))
 
-# %% ../../../nbs/api/evaluation/report/groups.ipynb #d1427dec
+# %% ../../../nbs/api/evaluation/report/groups.ipynb #e7af65b6
+def largest_gap(
+    frame,   # Rows of `subgroup_table`, each with a label, of one finding or mean
+    name:str # Of the score
+) -> str:    # '' if no group can be scored
+    "The group whose score differs most from that of all other images."
+    known = frame[frame['auroc_difference'].notna()]
+    if not len(known): return ''
+    row, clear = known.loc[known['auroc_difference'].abs().idxmax()], (known['auroc_p_holm'] < .05).sum()
+    return (f"{name} differs most for {row['label']}: {interval_text(row['auroc_difference'], row['auroc_difference_low'], row['auroc_difference_high'], sign='+')} "
+            f"against all others; {clear} of {plural(len(known), 'group')} with p below 0.05 after Holm's correction")
+
+# %% ../../../nbs/api/evaluation/report/groups.ipynb #b70a781b
 def section_subgroups(
     report:Report, # Gets the facts, tables and figure
     study:Study    # What is evaluated
@@ -40,7 +53,7 @@ def section_subgroups(
     frame = groups.assign(label=[group_label(row) + ' (small)'*row['small'] for _, row in groups.iterrows()])
     several = len(study.scored.findings) > 1
     shown, name = ('macro', 'Macro AUROC') if several else (study.scored.findings[0], 'AUROC')
-    report.facts['subgroup_text'] = subgroup_note(groups)
+    report.facts.update(subgroup_text=subgroup_note(groups), subgroup_gap=largest_gap(frame[frame['finding'] == shown], name))
     report.add_table('subgroups', f'{name} by subgroup', frame, (*GROUP_COLUMNS, *AVERAGED*several, *measure_columns(name, 'auroc')), wide=True,
                      note=MEAN_NOTE*several + CORRECTED_NOTE, rows=frame['finding'] == shown)
     if groups['auroc'].notna().any():

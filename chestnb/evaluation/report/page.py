@@ -6,7 +6,7 @@
 __all__ = ['STEPS', 'MEAN_SCORES', 'CARDS', 'make_report', 'headline', 'environment', 'identity_of', 'refuse_existing',
            'json_value', 'write_report', 'report_summary']
 
-# %% ../../../nbs/api/evaluation/report/page.ipynb #98084dc4
+# %% ../../../nbs/api/evaluation/report/page.ipynb #8dfceffb
 import json
 import numpy as np
 import pandas as pd
@@ -24,10 +24,11 @@ from .document import Report
 from .groups import section_shortcuts, section_subgroups
 from .models import section_comparison, section_published
 from .operating import RULE_TEXTS, section_calibration, section_decisions, section_thresholds
+from .run import answers_note, run_facts
 from .scores import section_discrimination, section_evaluated
 from .study import Study
 
-# %% ../../../nbs/api/evaluation/report/page.ipynb #f5abec67
+# %% ../../../nbs/api/evaluation/report/page.ipynb #903db463
 STEPS = (section_evaluated, section_discrimination, section_calibration, section_thresholds, section_decisions, section_subgroups,
          section_shortcuts, section_comparison, section_published, section_cards, section_checklist, section_made)
 
@@ -38,7 +39,7 @@ def make_report(
     "Everything that the page shows."
     import matplotlib as mpl
     report, given = Report(study.name), versions()
-    report.facts.update(notice=NOT_FOR_CLINICAL_USE, chestnb_version=given['chestnb'], versions_text=', '.join(f'{n} {v}' for n, v in given.items()),
+    report.facts.update(run=run_facts(study.run, study.scored), answers_text=answers_note(study.run) if study.run and study.run.spec else '', notice=NOT_FOR_CLINICAL_USE, chestnb_version=given['chestnb'], versions_text=', '.join(f'{n} {v}' for n, v in given.items()),
                         rule_text=RULE_TEXTS[study.rule].format(study.rule_value), nih_link=NIH_LINK, attribution=NIH_ATTRIBUTION, to_be_filled=TO_BE_FILLED)
     with mpl.rc_context({'text.parse_math': False}):
         for section in (bar := tqdm(STEPS, desc='report', delay=2, disable=disable, leave=False)):
@@ -99,13 +100,14 @@ def card(self:Report,
     return environment(autoescape=False).get_template('card.md.j2').render(title=f'{table.caption}: {self.name}', notice=NOT_FOR_CLINICAL_USE,
                                                                          rows=table.frame.to_dict('records'))
 
-# %% ../../../nbs/api/evaluation/report/page.ipynb #fa564341
+# %% ../../../nbs/api/evaluation/report/page.ipynb #f39e4cd3
 def identity_of(
     study:Study # What is evaluated
 ) -> dict:      # What two equal reports share
     "Inputs, settings and versions."
     return dict(files=study.files, labels=label_checksums(study), data=asdict(study.scored.provenance), name=study.name, n_resamples=study.n_resamples,
-                seed=study.seed, rule=study.rule, rule_value=study.rule_value, unknown=study.unknown, versions=versions())
+                seed=study.seed, rule=study.rule, rule_value=study.rule_value, unknown=study.unknown, versions=versions(),
+                run=run_facts(study.run, study.scored) if study.run else None)
 
 def refuse_existing(
     out,               # Folder of the report

@@ -7,7 +7,7 @@ __all__ = ['ROLES', 'OFFICIAL_TEST_IMAGES', 'OFFICIAL_TEXTS', 'Study', 'refuse_s
            'model_name', 'read_part', 'make_study', 'scored_with_validation', 'is_nih', 'official_part',
            'official_text', 'resource_table']
 
-# %% ../../../nbs/api/evaluation/report/study.ipynb #0c064bcf
+# %% ../../../nbs/api/evaluation/report/study.ipynb #9cb2ecf8
 import io, re
 import pandas as pd
 from dataclasses import dataclass, field
@@ -22,10 +22,11 @@ from ..calibration import Calibration, fit_calibration
 from ..comparison import aligned, of_findings
 from ..fitted import patient_keys
 from ..predictions import read_predictions
+from .run import learnt_text, ModelRun, run_behind
 from ..scored import join, Scored
 from ..thresholds import check_rule, choose_thresholds, Thresholds
 
-# %% ../../../nbs/api/evaluation/report/study.ipynb #02d1c86d
+# %% ../../../nbs/api/evaluation/report/study.ipynb #e6c0d5d7
 @dataclass
 class Study:
     "What a report is about, checked and lined up."
@@ -42,6 +43,7 @@ class Study:
     unknown: str = 'mask'            # What was done with unknown labels
     notes: list = field(default_factory=list) # What had to be recognised, and what is left out
     files: list = field(default_factory=list) # What was read: dicts with role, file, sha256
+    run: ModelRun|None = None        # The run that made the predictions, if it is at hand
     official_test: tuple = ('', 0)   # What is said of other runs that scored NIH's official test list, and their number: from `official_test_opened`
 
     @property
@@ -101,7 +103,7 @@ def read_part(
     except ListedError as error: raise ListedError(f'{path}: {error}', error.cases) from error
     except UserError as error: raise UserError(f'{path}: {error}') from error
 
-# %% ../../../nbs/api/evaluation/report/study.ipynb #bb7414fa
+# %% ../../../nbs/api/evaluation/report/study.ipynb #ca5aafd1
 ROLES = {'test': 'Test', 'valid': 'Validation', 'compare': 'Compared with'}
 
 def make_study(
@@ -114,7 +116,9 @@ def make_study(
     seed:int=0,          # Of the resamples
     rule:str='youden',   # How thresholds are chosen on validation patients
     rule_value:float|None=None, # What that rule needs
-    unknown:str='mask'   # Unknown labels: 'mask' leaves them out, 'negative' and 'positive' decide them
+    unknown:str='mask',  # Unknown labels: 'mask' leaves them out, 'negative' and 'positive' decide them
+    run=None,            # Run folder of the model; None: the folder of `predictions`, if it is one
+    export=None          # Folder of the exported model; None: one that lies beside the run
 ) -> Study:              # Checked and lined up
     "Read every file, refuse what cannot be reported honestly, fit on validation patients what the sections need."
     check_rule(rule, rule_value)
@@ -127,6 +131,8 @@ def make_study(
     study.notes = [f'{ROLES[role]}: {Path(given[role]).name}: {said}' for role, part in read.items() for said in (f'{part.note}.', *part.notes)]
     study.files = [{'role': role, 'file': Path(path).name, 'sha256': sha256_of(path)} for role, path in given.items()]
     if study.other: aligned({study.name: study.scored, study.other_name: study.other})
+    study.run = run_behind(predictions, run, export)
+    if study.run and (said := learnt_text(study.run, study.scored)): study.notes.append(said)
     return scored_with_validation(study, read['valid']) if valid else study
 
 # %% ../../../nbs/api/evaluation/report/study.ipynb #acb904b8

@@ -64,10 +64,10 @@ function viewPosition(dicom, words) {
   return frontalView(headerText(dicom, 'ViewPosition'), words) || (code ? frontalView(headerText(code, 'CodeMeaning'), words) : '') || seriesView(headerText(dicom, 'SeriesDescription'))
 }
 
-function showsOtherPart(dicom, words) {
+function bodyPart(dicom, words) {
   const said = headerText(dicom, 'BodyPartExamined').toUpperCase().normalize('NFKD').replace(/\p{M}/gu, '')
-  if (new RegExp(words.chest).test(said) && !/SPINE|RACHIS|COLUMN|WIRBEL/.test(said)) return false
-  return new RegExp(words.other_parts).test(said)
+  if (new RegExp(words.chest).test(said) && !/SPINE|RACHIS|COLUMN|WIRBEL/.test(said)) return 'chest'
+  return new RegExp(words.other_parts).test(said) ? 'other' : 'unknown'
 }
 
 function isRadiograph(dicom, words) {
@@ -76,12 +76,24 @@ function isRadiograph(dicom, words) {
   return words.vague.includes(modality) && (words.radiographs.includes(kind) || modality !== 'OT' && (!kind || `${kind}.`.startsWith(`${words.captures}.`)))
 }
 
+// What is odd in a header and was shown all the same, in sentences (`data.dicom.dicom_notes`)
+function dicomNotes(dicom, words) {
+  const modality = headerText(dicom, 'Modality'), part = headerText(dicom, 'BodyPartExamined'), slope = headerText(dicom, 'RescaleSlope'), shape = headerText(dicom, 'VOILUTFunction')
+  const windows = ['WindowCenter', 'WindowWidth'].map(name => headerText(dicom, name).replace(/\.0$/, '')), table = usableTable(dicom, 'VOILUTSequence'), used = usableWindow(dicom)
+  return [
+    words.vague.includes(modality.toUpperCase()) && modality && `Its modality '${modality}' is taken for a radiograph.`,
+    part && bodyPart(dicom, words) === 'unknown' && `Its body part '${part}' is not known here, and taken for a chest.`,
+    slope && !firstUsable(headerNumbers(dicom, 'RescaleSlope'), 0) && `Its rescale slope '${slope}' cannot be used, and is left out.`,
+    !table && used && shape && !SHAPES[shape.toUpperCase()] && `Window ${used.join('/')} (LINEAR; its function '${shape.toUpperCase()}' is not in the standard)${windows[0].includes('\\') ? `, the first of ${windows[0].split('\\').length}` : ''}.`,
+    !table && !used && windows.some(Boolean) && `Darkest to brightest of the bulk of the pixels; the window ${windows.join('/')} cannot be used.`].filter(Boolean)
+}
+
 // Why a DICOM file is no frontal chest radiograph, as far as its header tells; '' if it may be one
 function whyRefused(dicom, words) {
   const said = name => headerText(dicom, name).toUpperCase(), view = viewPosition(dicom, words), frames = headerNumbers(dicom, 'NumberOfFrames')[0] ?? 1
   if (!['Rows', 'Columns'].every(name => (headerNumbers(dicom, name)[0] ?? 0) >= 1)) return 'it holds no image'
   if (!isRadiograph(dicom, words)) return `its modality is '${said('Modality')}', expected ${words.modalities.join(' or ')}`
-  if (showsOtherPart(dicom, words)) return `it shows '${said('BodyPartExamined')}', expected CHEST`
+  if (bodyPart(dicom, words) === 'other') return `it shows '${said('BodyPartExamined')}', expected CHEST`
   if (!['', 'PA', 'AP'].includes(view)) return `its view position is '${view}'; only frontal views, PA and AP, can be used`
   if (frames > 1) return `it has ${frames} frames, expected a single one`
   if (!['MONOCHROME1', 'MONOCHROME2'].includes(said('PhotometricInterpretation'))) return `its colours are '${said('PhotometricInterpretation')}', expected grey (MONOCHROME1 or MONOCHROME2)`
@@ -139,10 +151,17 @@ function bulkRange(sorted) {
 function shareOfInterest(dicom, values) {
   const table = usableTable(dicom, 'VOILUTSequence')
   if (table) return lookUp(values, table).map(entry => clip01(entry/Math.max(table.white, 1)))
-  const said = headerText(dicom, 'VOILUTFunction').toUpperCase(), shape = SHAPES[said] ? said : 'LINEAR', least = shape === 'LINEAR' ? 1 : 1e-9
-  const centres = headerNumbers(dicom, 'WindowCenter'), widths = headerNumbers(dicom, 'WindowWidth')
+  const window = usableWindow(dicom)
+  return window && values.map(v => clip01(SHAPES[windowShape(dicom)](v, ...window)))
+}
+
+function windowShape(dicom) { const said = headerText(dicom, 'VOILUTFunction').toUpperCase(); return SHAPES[said] ? said : 'LINEAR' }
+
+// The first window of the header that can be used: [centre, width]
+function usableWindow(dicom) {
+  const centres = headerNumbers(dicom, 'WindowCenter'), widths = headerNumbers(dicom, 'WindowWidth'), least = windowShape(dicom) === 'LINEAR' ? 1 : 1e-9
   const i = centres.findIndex((c, i) => Number.isFinite(c) && widths[i] >= least && Number.isFinite(widths[i]))
-  return i < 0 ? undefined : values.map(v => clip01(SHAPES[shape](v, centres[i], widths[i])))
+  return i < 0 ? undefined : [centres[i], widths[i]]
 }
 
 // Grey of each stored value that occurs: `data.dicom.dicom_grey` with counts instead of pixels
@@ -173,9 +192,9 @@ function storedPixels(dicom) {
   const bits = usual('BitsAllocated', 16), n = usual('Rows')*usual('Columns'), element = dicom.elements[TAGS.PixelData]
   let used = usual('BitsStored', bits)
   if (!(used >= 1 && used <= bits)) used = bits
-  if (bits !== 8 && bits !== 16) throw new Fault(`its pixels have ${bits} bits; this page reads 8 and 16`)
-  if (!element) throw new Fault('it holds no pixels. Export it again with its image')
-  if (element.length < n*bits/8) throw new Fault(`it is truncated or malformed: ${element.length.toLocaleString('en')} bytes of pixels, expected ${(n*bits/8).toLocaleString('en')}. Copy or export this file again`)
+  if (bits !== 8 && bits !== 16) throw new Fault(`Its pixels have ${bits} bits, and this page reads 8 and 16.`)
+  if (!element) throw new Fault('Cannot be used: it holds no pixels. Export it again with its image.')
+  if (element.length < n*bits/8) throw new Fault(`Cannot be read as DICOM; it is truncated or malformed (${element.length.toLocaleString('en')} bytes of pixels, expected ${(n*bits/8).toLocaleString('en')}). Copy or export this file again.`)
   const bytes = dicom.byteArray.slice(element.dataOffset, element.dataOffset + n*bits/8), raw = bits === 8 ? bytes : new Uint16Array(bytes.buffer)
   const big = dicom.byteArrayParser.readUint16 === dicomParser.bigEndianByteArrayParser?.readUint16, mask = 2**used - 1
   if (bits === 16 && big) for (let i = 0; i < n; i++) raw[i] = raw[i] >> 8 | raw[i] << 8
@@ -212,15 +231,15 @@ function readDicom(bytes, words, mostPixels) {
   try { dicom = parsedDicom(bytes) }
   catch (error) {
     const known = Object.entries(COMPRESSED).find(([uid]) => String(error?.exception ?? error).includes('inflate') && uid.endsWith('.99'))
-    throw new Fault(known ? compressedText(known[1]) : 'it cannot be read as DICOM; it is truncated or malformed. Copy or export this file again')
+    throw new Fault(known ? compressedText(known[1]) : 'Cannot be read as DICOM; it is truncated or malformed. Copy or export this file again.')
   }
   const refused = whyRefused(dicom, words), syntax = dicom.string('x00020010')
   if (refused) return {refused}
   refuseSize(headerNumbers(dicom, 'Columns')[0], headerNumbers(dicom, 'Rows')[0], mostPixels)
   if (syntax && !SYNTAXES[syntax] || dicom.elements[TAGS.PixelData]?.encapsulatedPixelData) throw new Fault(compressedText(COMPRESSED[syntax] ?? syntax))
-  return {picture: dicomGrey(dicom)}
+  return {picture: dicomGrey(dicom), notes: dicomNotes(dicom, words)}
 }
 
-const compressedText = name => `its pixels are compressed (${name}), which this page does not read. Export it again without compression, or use chestnb_predict, which reads it`
+const compressedText = name => `Its pixels are compressed (${name}), which this page does not read. Export it again without compression, or use chestnb_predict, which reads it.`
 
 if (typeof module !== 'undefined') module.exports = {readDicom, bulkRange, frontalView, seriesView}

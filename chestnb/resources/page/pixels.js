@@ -198,9 +198,9 @@ async function inflated(parts, size) {
       out.set(value.subarray(0, size - at), at)
       at += value.length
     }
-  } catch (error) { if (at < size) throw new Fault('it is cut off or damaged') }   // what follows the last pixel does not matter
+  } catch (error) { if (at < size) throw new Fault('Cannot be read as an image; it is cut off or damaged. Copy or export it again.') }   // what follows the last pixel does not matter
   reader.cancel().catch(() => {})
-  if (at < size) throw new Fault('it is cut off')
+  if (at < size) throw new Fault('Cannot be read as an image; it is cut off. Copy or export it again.')
   return out
 }
 
@@ -215,7 +215,7 @@ function unfilter(kind, row, before, step) {
     const pa = Math.abs(b - c), pb = Math.abs(a - c), pc = Math.abs(a + b - 2*c)
     row[i] += pa <= pb && pa <= pc ? a : pb <= pc ? b : c
   }
-  else if (kind > 4) throw new Fault('it is damaged')
+  else if (kind > 4) throw new Fault('Cannot be read as an image; it is damaged. Copy or export it again.')
 }
 
 // A sample of less than 16 bits
@@ -237,7 +237,7 @@ function pngRow(row, n, {depth, colour}, palette) {
 
 async function decodePng(bytes, mostPixels) {
   const {header, palette, exif, parts} = pngChunks(bytes)
-  if (!header || !CHANNELS[header.colour] || !parts.length) throw new Fault('it is no complete PNG file')
+  if (!header || !CHANNELS[header.colour] || !parts.length) throw new Fault('Cannot be read as an image; it is no complete PNG file. Copy or export it again.')
   const {width, height, depth, colour, interlaced} = header, grey = Array.from({length: 256}, (_, i) => palette ? luma(...[0, 1, 2].map(c => palette[3*i + c] || 0)) : i)
   refuseSize(width, height, mostPixels)
   const deep = depth === 16 && colour === 0, samples = deep ? new Uint16Array(width*height) : new Uint8Array(width*height)
@@ -264,8 +264,8 @@ async function decodePng(bytes, mostPixels) {
 }
 
 function refuseSize(width, height, mostPixels) {
-  if (!(width > 0 && height > 0)) throw new Fault('it has no pixels')
-  if (width*height > mostPixels) throw new Fault(`it has ${width.toLocaleString('en')}×${height.toLocaleString('en')} pixels, and this page reads up to ${Math.round(mostPixels/1e6)} million. Save a smaller copy`)
+  if (!(width > 0 && height > 0)) throw new Fault('Has no pixels.')
+  if (width*height > mostPixels) throw new Fault(`Its header claims ${Math.round(width*height/1e6).toLocaleString('en')} megapixels, and at most ${Math.round(mostPixels/1e6)} are read (chest X-rays have up to about 30). It was not decoded. Export it smaller.`)
 }
 
 // ---- what the browser decodes: JPEG, and BMP, GIF, WebP ----
@@ -275,7 +275,7 @@ const STRIP = 512   // Rows that are read at a time: a canvas of a whole film wo
 async function decodeByBrowser(blob, mostPixels) {
   let bitmap
   try { bitmap = await createImageBitmap(blob, {colorSpaceConversion: 'none', premultiplyAlpha: 'none'}) }
-  catch (error) { throw new Fault('it cannot be read as an image; it is damaged, or of a kind that this browser does not know') }
+  catch (error) { throw new Fault('Is no picture that can be read: it is damaged, or of a kind that this browser does not know. PNG, JPEG or DICOM are expected.') }
   try {
     const {width, height} = bitmap
     refuseSize(width, height, mostPixels)

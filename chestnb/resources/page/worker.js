@@ -21,15 +21,15 @@ async function fetched(file, onBytes) {
   const cache = self.caches ? await caches.open(build.cache).catch(() => null) : null, url = new URL(file.url, build.base).href
   let response = await cache?.match(url), kept = Boolean(response)
   try { response ??= await fetch(url, {cache: 'no-cache'}) }
-  catch (error) { throw new Fault(`${file.name} cannot be fetched: ${navigator.onLine ? 'the server does not answer' : 'this device is offline, and the page has not been loaded whole before'}. Reload when there is a connection`) }
-  if (!response.ok) throw new Fault(`${file.name} is missing on the server (it answers ${response.status}). Whoever put up this page should build it again with chestnb_page`)
+  catch (error) { throw new Fault(`${file.name} cannot be fetched: ${navigator.onLine ? 'the server does not answer' : 'this device is offline, and the page has not been loaded whole before'}. Reload when there is a connection.`) }
+  if (!response.ok) throw new Fault(`${file.name} is missing on the server (it answers ${response.status}). Whoever put up this page should build it again with chestnb_page.`)
   let bytes
   try { bytes = await received(response, onBytes) }
-  catch (error) { throw new Fault(`${file.name} broke off on its way. Reload the page`) }
+  catch (error) { throw new Fault(`${file.name} broke off on its way. Reload the page.`) }
   const found = await sha256(bytes)
   if (found !== null && found !== file.sha256) {
     await cache?.delete(url)
-    throw new Fault(`${file.name} is not the file that this page was built with: its SHA-256 is ${found.slice(0, 12)}…, expected ${file.sha256.slice(0, 12)}…. Nothing is computed with it. Reload the page; if that does not help, whoever put it up should build it again`)
+    throw new Fault(`${file.name} is not the file that this page was built with: its SHA-256 is ${found.slice(0, 12)}…, expected ${file.sha256.slice(0, 12)}…. Nothing is computed with it. Reload the page; if that does not help, whoever put it up should build it again.`)
   }
   if (cache && !kept) await cache.put(url, new Response(bytes)).catch(() => {})   // a full disk is no reason to stop
   return bytes
@@ -42,13 +42,13 @@ const scriptUrl = bytes => URL.createObjectURL(new Blob([bytes], {type: 'text/ja
 // ---- start ----
 
 async function start() {
-  if (typeof WebAssembly === 'undefined') throw new Fault('This browser has no WebAssembly, or it is switched off, so it cannot run the model. Use a current Firefox, Chrome, Edge or Safari')
+  if (typeof WebAssembly === 'undefined') throw new Fault('This browser has no WebAssembly, or it is switched off, so it cannot run the model. Use a current Firefox, Chrome, Edge or Safari.')
   const files = build.files, total = Object.values(files).reduce((sum, file) => sum + (file.later ? 0 : file.bytes), 0)
   let loaded = 0
   const onBytes = n => postMessage({kind: 'progress', loaded: loaded += n, total})
   const names = Object.keys(files).filter(name => !files[name].later), bytes = Object.fromEntries(await Promise.all(names.map(async name => [name, await fetched(files[name], onBytes)])))
   spec = JSON.parse(new TextDecoder().decode(bytes['model.json']))
-  if (spec.format !== 'chestnb-model-1') throw new Fault(`model.json has the format ${spec.format}, and this page reads chestnb-model-1. Whoever put it up should build it again`)
+  if (spec.format !== 'chestnb-model-1') throw new Fault(`model.json has the format ${spec.format}, and this page reads chestnb-model-1. Whoever put it up should build it again.`)
   postMessage({kind: 'starting'})
   const wasm = files['ort.wasm'].gzip ? await unpacked(bytes['ort.wasm']) : bytes['ort.wasm']
   try {
@@ -59,7 +59,7 @@ async function start() {
     if (spec.lungs) segmenter = await session('lungs.onnx')
     model = await session('model.onnx')
     ort.env.wasm.wasmBinary = undefined
-  } catch (error) { throw new Fault(`The model cannot be started in this browser (${String(error.message ?? error).slice(0, 200)}). Use a current Firefox, Chrome, Edge or Safari`) }
+  } catch (error) { throw new Fault(`The model cannot be started in this browser (${String(error.message ?? error).slice(0, 200)}). Use a current Firefox, Chrome, Edge or Safari.`) }
   await forward(new Float32Array(spec.views.length*spec.image_size**2))   // the first pass is slower: not on a reader's image
 }
 
@@ -79,17 +79,18 @@ const scaled = (squares, size) => { const out = new Float32Array(squares.length*
 
 // ---- images ----
 
-const KINDS = [['a ZIP archive', [80, 75, 3, 4]], ['a PDF document', [37, 80, 68, 70]], ['a gzip archive', [31, 139]], ['a TIFF image, which browsers do not read: save it as PNG, or use chestnb_predict', [73, 73, 42, 0]], ['a TIFF image, which browsers do not read: save it as PNG, or use chestnb_predict', [77, 77, 0, 42]]]
+const ARCHIVE = 'Unpack it, and give the images inside.', OTHER = 'Export the X-ray itself, as PNG or DICOM.'
+const KINDS = [['zip archive', 'PK\x03\x04', ARCHIVE], ['gzip archive', '\x1f\x8b', ARCHIVE], ['7-Zip archive', "7z\xbc\xaf'\x1c", ARCHIVE], ['RAR archive', 'Rar!', ARCHIVE], ['PDF', '%PDF', OTHER], ['web page', '<!DOCTYPE html', OTHER], ['web page', '<html', OTHER]]
 
-// A file -> {picture}, {refused: reason}; a `Fault` if it cannot be read
+// A file -> {picture, notes} or {refused: reason}; a `Fault` if it cannot be read
 async function opened(file) {
-  if (!file.size) throw new Fault('it is empty')
-  if (file.size > build.most_bytes) throw new Fault(`it has ${Math.round(file.size/1e6).toLocaleString('en')} MB, and this page reads up to ${build.most_bytes/1e6}. Save a smaller copy`)
-  const head = new Uint8Array(await file.slice(0, 132).arrayBuffer()), begins = mark => mark.every((byte, i) => head[i] === byte), strange = KINDS.find(([, mark]) => begins(mark))
-  if (/\.(dcm|dicom)$/i.test(file.name) || String.fromCharCode(...head.subarray(128, 132)) === 'DICM') return dicomPicture(file)
-  if (begins(PNG)) return {picture: await decodePng(new Uint8Array(await file.arrayBuffer()), build.most_pixels)}
-  if (strange) throw new Fault(`it is ${strange[0]}`)
-  return {picture: await decodeByBrowser(file, build.most_pixels)}
+  if (!file.size) throw new Fault('Is empty (0 bytes). Copy or export it again.')
+  if (file.size > build.most_bytes) throw new Fault(`Has ${Math.round(file.size/1e6).toLocaleString('en')} MB; an X-ray of at most ${build.most_bytes/1e6} MB is expected.`)
+  const head = String.fromCharCode(...new Uint8Array(await file.slice(0, 132).arrayBuffer())), kind = KINDS.find(([, mark]) => head.toLowerCase().startsWith(mark.toLowerCase()))
+  if (kind) throw new Fault(`Is a ${kind[0]}, whatever its name says. ${kind[2]}`)
+  if (/^(II\*\0|MM\0\*)/.test(head)) throw new Fault('Is a TIFF picture, which browsers do not read. Save it as PNG, or use chestnb_predict, which reads it.')
+  if (head.endsWith('DICM') || /\.(dcm|dicom)$/i.test(file.name)) return dicomPicture(file)
+  return {picture: head.startsWith(String.fromCharCode(...PNG)) ? await decodePng(new Uint8Array(await file.arrayBuffer()), build.most_pixels) : await decodeByBrowser(file, build.most_pixels)}
 }
 
 async function dicomPicture(file) {
@@ -114,9 +115,9 @@ async function shownPicture(image) {
 // ---- an answer ----
 
 async function answer(file) {
-  const {picture: image, refused} = await opened(file)
-  if (refused) return {status: 'failed', reasons: [`It cannot be used: ${refused}.`], notes: []}
-  const shown = shownPicture(image), size = [image.width, image.height], notes = []
+  const {picture: image, refused, notes = []} = await opened(file)
+  if (refused) return {status: 'refused', reasons: [`${refused[0].toUpperCase()}${refused.slice(1)}.`], notes: []}
+  const shown = shownPicture(image), size = [image.width, image.height]
   let box = null
   if (spec.lungs) {
     const small = spec.lungs.image_size, {mask, quality} = await run(segmenter, 'image', [1, 1, small, small], scaled([greySquare(image, small).data], small))
@@ -129,7 +130,7 @@ async function answer(file) {
     maps: joinedMaps(maps.data, maps.dims.slice(1), spec.views.map(view => view === 'lungs' ? box : null), image.width, image.height, spec.map_share)}
 }
 
-const failure = error => error instanceof Fault ? error.message : error instanceof RangeError ? 'this device has too little memory for it. Save a smaller copy' : `${error.message ?? error}`
+const failure = error => error instanceof Fault ? error.message : error instanceof RangeError ? 'There is not enough memory to open it. Close other programs, or export it smaller.' : `${error.message ?? error}`
 
 async function onMessage({kind, id, file, ...given}) {
   const began = performance.now()
@@ -141,7 +142,7 @@ async function onMessage({kind, id, file, ...given}) {
   }
   let found
   try { found = await answer(file) }
-  catch (error) { const why = failure(error); found = {status: 'failed', reasons: [`It cannot be used: ${why}${/[.!?]$/.test(why) ? '' : '.'}`], notes: []} }
+  catch (error) { found = {status: 'failed', reasons: [failure(error)], notes: []} }
   postMessage({kind: 'answer', id, answer: {...found, milliseconds: performance.now() - began}}, [...found.views ?? [], ...found.maps ?? []].map(part => part.buffer))
 }
 
