@@ -24,7 +24,7 @@ from ..evaluation.report.operating import RULE_TEXTS
 from ..evaluation.report.page import environment
 from .tables import COUNTED, NEVER_SHOWN, by_odds, odds_above, threshold_here
 
-# %% ../../nbs/api/using/answer_page.ipynb #add4e6a8
+# %% ../../nbs/api/using/answer_page.ipynb #343ac850
 SHOWN_SIDE = 640 # Pixels of the longer side of an X-ray on the page
 
 def data_address(
@@ -52,6 +52,7 @@ def map_address(
     picture.putpalette(colours)
     return data_address(picture, 'PNG', transparency=opacity, optimize=True)
 
+# %% ../../nbs/api/using/answer_page.ipynb #53953f0c
 def shown_parts(
     answer,                      # An `Answer`, with its views and maps
     image:Image.Image|None,      # The X-ray, mode 'L'; None if it could not be read
@@ -65,7 +66,7 @@ def shown_parts(
     maps = {} if answer.maps is None or not answer.findings else {finding: map_address(own) for finding, own in zip(spec['findings'], answer.maps)}
     return dict(picture=data_address(small, quality=85), shape=small.size, views=views, maps=maps)
 
-# %% ../../nbs/api/using/answer_page.ipynb #82c388b7
+# %% ../../nbs/api/using/answer_page.ipynb #ea6ab42a
 def short_percent(
     share:float|None # 0..1
 ) -> str:            # '34 %', '4.2 %', '0.31 %', 'below 0.01 %', 'an unknown share'
@@ -91,6 +92,7 @@ def value_words(
     "A probability, or a score that is none."
     return short_percent(value) if row.get('calibrated', True) or value is None else f'score {value:.2g}'
 
+# %% ../../nbs/api/using/answer_page.ipynb #09472390
 def flag_words(
     row:dict, # A finding of an answer
     spec:dict # Of the model

@@ -22,7 +22,7 @@ from .results import ResultFolder, model_state
 from .runner import Answer, answers_from
 from .tables import NEVER_SHOWN, by_odds, write_tables
 
-# %% ../../nbs/api/using/answering.ipynb #c0979f4b
+# %% ../../nbs/api/using/answering.ipynb #fe21419c
 class AnswerFiles:
     "Answers for files, each kept as soon as it is there."
     def __init__(self,
@@ -53,14 +53,15 @@ class AnswerFiles:
                 continue
             bar.update()
 
-    def read(self,
-        path # A file
-    ):       # PIL image, mode 'L'
-        "Open a file and remember it for the page."
-        self.images[str(path)] = image = open_radiograph(path)
-        return image
+# %% ../../nbs/api/using/answering.ipynb #bb95db8b
+@patch
+def read(self:AnswerFiles,
+    path # A file
+):       # PIL image, mode 'L'
+    "Open a file and remember it for the page."
+    self.images[str(path)] = image = open_radiograph(path)
+    return image
 
-# %% ../../nbs/api/using/answering.ipynb #8b2cf0cf
 @patch
 def dicom_results(self:AnswerFiles,
     file,         # A `FoundFile`
@@ -75,6 +76,7 @@ def dicom_results(self:AnswerFiles,
         return []
     return [Path(path).relative_to(self.results.folder).as_posix() for path in written]
 
+# %% ../../nbs/api/using/answering.ipynb #e4d0cc62
 @patch
 def run(self:AnswerFiles,
     batch_size:int=8,  # Images at a time
