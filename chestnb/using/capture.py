@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STRONGEST', 'SIDE', 'MARGIN', 'BANNER', 'TABLE_COLUMNS', 'finding_cells', 'letters', 'wrapped', 'fitting', 'with_map',
-           'Page', 'shown_map', 'panels', 'model_line', 'write_answer', 'findings_picture']
+           'Sheet', 'shown_map', 'panels', 'model_line', 'write_answer', 'findings_picture']
 
 # %% ../../nbs/api/using/capture.ipynb #9d837605
 import numpy as np
@@ -78,11 +78,11 @@ def with_map(
     mask = Image.fromarray(np.asarray(strength).clip(0, 255).astype(np.uint8))
     return Image.composite(Image.new('RGB', square.size, ImageColor.getrgb(ORANGE)), square.convert('RGB'), mask)
 
-# %% ../../nbs/api/using/capture.ipynb #09aece0c
+# %% ../../nbs/api/using/capture.ipynb #fe10134f
 SIDE, MARGIN, BANNER = 600, 20, 'RESEARCH USE ONLY – NOT FOR CLINICAL USE'
 TABLE_COLUMNS = {'finding': 0, 'probability': 190, 'answer': 295, 'threshold': 395, 'share assumed': 545, 'known of the model': 665}
 
-class Page:
+class Sheet:
     "A white canvas that is filled from above."
     def __init__(self,
         width:int=2*SIDE + 3*MARGIN, # Pixels
@@ -156,7 +156,7 @@ def panels(
     if grid is not None: shown[f'Orange: what speaks for {finding} in this model; no proof of a place'] = with_map(square, grid)
     return shown
 
-# %% ../../nbs/api/using/capture.ipynb #a963e460
+# %% ../../nbs/api/using/capture.ipynb #86a73fba
 def model_line(
     spec:dict # Of the model
 ) -> str:     # One line
@@ -165,7 +165,7 @@ def model_line(
 
 
 def write_answer(
-    page:Page, # Is filled
+    page:Sheet, # Is filled
     answer,    # An `Answer`
     spec:dict  # Of the model
 ):
@@ -186,7 +186,7 @@ def findings_picture(
     spec:dict          # Of the model
 ) -> Image.Image:      # Mode 'RGB', 1,260 pixels wide
     "An answer as one picture that says what it is not for."
-    page = Page()
+    page = Sheet()
     page.banner(BANNER)
     page.pictures(panels(answer, image, spec))
     page.text(model_line(spec), 16, bold=True)
