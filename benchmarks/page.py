@@ -23,7 +23,7 @@ from chestnb.data.phantom.anatomy import Anatomy
 from chestnb.data.phantom.cohort import render
 
 ARGS = '--no-sandbox --headless --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync'.split()
-WAIT = 600_000 # ms
+WAIT = 120_000 # ms
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -61,6 +61,7 @@ def main():
     parser.add_argument('page', type=Path)
     parser.add_argument('--visits', type=int, default=3)
     args = parser.parse_args()
+    if not (args.page/'index.html').is_file(): parser.error(f'{args.page} holds no page; make one: chestnb_page RUN --to {args.page}')
     chromium = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))))
     server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), partial(Quiet, directory=str(args.page)))
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -75,7 +75,12 @@ async function run(session, name, shape, data) {
 
 const forward = views => run(model, 'views', [1, spec.views.length, spec.image_size, spec.image_size], views)
 
-const scaled = (squares, size) => { const out = new Float32Array(squares.length*size*size); squares.forEach((square, i) => out.set(Float32Array.from(square, v => Math.fround(v/255)), i*size*size)); return out }
+// Squares of bytes -> grey in 0..1, one after the other
+function scaled(squares, size) {
+  const out = new Float32Array(squares.length*size*size)
+  squares.forEach((square, n) => { for (let i = 0; i < square.length; i++) out[n*size*size + i] = square[i]/255 })
+  return out
+}
 
 // ---- images ----
 
@@ -106,9 +111,8 @@ const SHOWN = 768   // Longer side of the picture that the page shows, pixels
 // A picture as a small file, which costs less memory than pixels
 async function shownPicture(image) {
   const factor = Math.min(1, SHOWN/Math.max(image.width, image.height)), width = Math.max(1, Math.round(image.width*factor)), height = Math.max(1, Math.round(image.height*factor))
-  const small = factor < 1 ? shrunk(image, width, height) : image, pixels = new ImageData(width, height), canvas = new OffscreenCanvas(width, height)
-  new Uint32Array(pixels.data.buffer).set(Uint32Array.from(small.data, v => 0xff000000 | v << 16 | v << 8 | v))
-  canvas.getContext('2d').putImageData(pixels, 0, 0)
+  const canvas = new OffscreenCanvas(width, height)
+  canvas.getContext('2d').putImageData(canvasPixels(factor < 1 ? shrunk(image, width, height) : image), 0, 0)
   return canvas.convertToBlob({type: 'image/jpeg', quality: .9})
 }
 
