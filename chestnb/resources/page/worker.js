@@ -106,13 +106,12 @@ async function dicomPicture(file) {
   return readDicom(new Uint8Array(await file.arrayBuffer()), build.words.dicom, build.most_pixels)
 }
 
-const SHOWN = 768   // Longer side of the picture that the page shows, pixels
+const SHOWN = 1024   // Longer side of the picture that the page shows, pixels, at most
 
 // A picture as a small file, which costs less memory than pixels
 async function shownPicture(image) {
-  const factor = Math.min(1, SHOWN/Math.max(image.width, image.height)), width = Math.max(1, Math.round(image.width*factor)), height = Math.max(1, Math.round(image.height*factor))
-  const canvas = new OffscreenCanvas(width, height)
-  canvas.getContext('2d').putImageData(canvasPixels(factor < 1 ? shrunk(image, width, height) : image), 0, 0)
+  const blocks = Math.ceil(Math.max(image.width, image.height)/SHOWN), small = blocks > 1 ? reduced(image, blocks, blocks) : image, canvas = new OffscreenCanvas(small.width, small.height)
+  canvas.getContext('2d').putImageData(canvasPixels(small), 0, 0)
   return canvas.convertToBlob({type: 'image/jpeg', quality: .9})
 }
 
