@@ -74,7 +74,7 @@ def speed_rows(script):
 
 
 def main():
-    scripts = ('data_speed.py', 'train_speed.py', 'pack_speed.py', 'bootstrap_speed.py')
+    scripts = ('data_speed.py', 'train_speed.py', 'pack_speed.py', 'bootstrap_speed.py', 'use_speed.py')
     rows = [*split_rows(), *(row for script in scripts for row in speed_rows(script))]
     if '--skip-demo' not in sys.argv: rows += demo_rows()
     print(f'{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}\n')

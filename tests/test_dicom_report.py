@@ -15,7 +15,7 @@ from chestnb.core.errors import NOT_FOR_CLINICAL_USE, UserError
 from chestnb.data.dicom import write_dicom
 from chestnb.data.phantom.anatomy import Anatomy
 from chestnb.data.phantom.cohort import render
-from chestnb.using.capture import by_threshold, finding_cells, findings_picture, score_text
+from chestnb.using.capture import finding_cells, findings_picture
 from chestnb.using.dicom_report import (COPIED, finding_code, FINDING_CODES, model_checksum, moment_of, reference_of, REPORT_TEXT,
     write_dicom_results)
 from chestnb.using.runner import Answer
@@ -26,7 +26,7 @@ FILM = render(Anatomy(seed=1), {'Effusion': .7}, size=96).image.astype(np.uint16
 PERSON = dict(PatientID='S-17', PatientName='Synthetic^Person', PatientBirthDate='19610412', PatientSex='F', StudyInstanceUID='1.2.3.4', SeriesInstanceUID='1.2.3.4.5',
               SOPInstanceUID='1.2.3.4.5.6', StudyDate='20260131', StudyTime='101500', StudyID='9', AccessionNumber='A7', StudyDescription='Thorax', PatientOrientation=['L', 'F'])
 FINDINGS = ['Effusion', 'Hernia', 'Enlarged Cardiomediastinum']
-SPEC = dict(name='example', made='2026-11-27T06:00:00Z', chestnb='0.2.0', synthetic=True, findings=FINDINGS, note=NOT_FOR_CLINICAL_USE)
+SPEC = dict(name='example', made='2026-11-27T06:00:00Z', chestnb='0.2.0', synthetic=True, findings=FINDINGS, note=NOT_FOR_CLINICAL_USE, prevalence=dict.fromkeys(FINDINGS, .1))
 REASON = 'It lies further from the training images than 99.5 % of them.'
 CHECKS = {'dcmftest': [], 'dcm2xml': [], 'dsrdump': [], 'dciodvfy': ['-new']}
 
@@ -89,7 +89,7 @@ def test_report_holds_numbers_codes_algorithm_and_warning(tmp_path):
     assert measured == {'PROBABILITY': (.5, '1'), 'PREVALENCE': (.1, '1'), 'THRESHOLD': (.2, '1')}
     assert [e.value.meaning for group in groups for e in group.get_qualitative_evaluations() if e.name.value == 'FLAGGED'] == ['Yes', 'Yes', 'No']
     said = [item.TextValue for item in groups[0][0].ContentSequence if item.ValueType == 'TEXT']
-    assert {'example', 'chestnb', model_checksum(SPEC), 'trained on: SYNTHETIC images', 'Known of the model: test AUROC 0.800 [0.700, 0.900].'} <= set(said)
+    assert {'example', 'chestnb', model_checksum(SPEC), 'trained on: SYNTHETIC images', 'AUROC 0.80 [0.70, 0.90] on test patients.'} <= set(said)
     assert {REPORT_TEXT, NOT_FOR_CLINICAL_USE} <= set(texts(report))
     assert (report.PreliminaryFlag, report.VerificationFlag) == ('PRELIMINARY', 'UNVERIFIED')
 
@@ -100,7 +100,7 @@ def test_nothing_is_invented_where_the_model_knows_nothing(tmp_path):
     [group] = hd.sr.srread(path).content.get_image_measurement_groups()
     assert [m.name.value for m in group.get_measurements()] == ['SCORE']
     assert [e.name.value for e in group.get_qualitative_evaluations()] == []
-    assert finding_cells(unknown)[2:] == ['no threshold', '–', '–', 'never scored']
+    assert finding_cells(unknown, SPEC)[1:] == ['score 0.3', 'no threshold', '–', '–', 'never tested: too few positive patients']
 
 
 def test_a_refused_image_has_a_report_without_a_number(tmp_path):
@@ -119,6 +119,13 @@ def test_a_refused_image_without_readable_pixels_has_a_report_alone(tmp_path):
 def test_a_failed_image_has_nothing(tmp_path):
     assert write_dicom_results(dicom(tmp_path), answer(status='failed', reasons=['truncated'], findings=[]), SPEC, tmp_path/'out') == []
     assert not (tmp_path/'out').exists()
+
+
+@pytest.mark.parametrize('name', ['rtplan.dcm', 'reportsi.dcm', 'DICOMDIR'])
+def test_a_file_without_an_image_has_nothing(tmp_path, name):
+    path = get_testdata_file(name, download=False)
+    if not path: pytest.skip(f'{name} does not come with this pydicom')
+    assert write_dicom_results(path, answer(status='refused', reasons=['It holds no image.'], findings=[], maps=None), SPEC, tmp_path/'out') == []
 
 
 def test_probability_of_a_refused_image_only_when_asked_for(tmp_path):
@@ -158,7 +165,7 @@ ODD = {'no_study': dict(StudyInstanceUID=None), 'empty_study': dict(StudyInstanc
        'dots_in_date': dict(StudyDate='2026.01.31'), 'no_date': dict(StudyDate='soon'), 'colons_in_time': dict(StudyTime='10:15:00'), 'sex': dict(PatientSex='female'),
        'strange_sex': dict(PatientSex='W'), 'long_patient': dict(PatientID='7'*90), 'two_patients': dict(PatientID=['A', 'B']), 'long_accession': dict(AccessionNumber='A'*20),
        'name_without_caret': dict(PatientName='Synthetic'), 'letters': dict(PatientName='Müller^Zoë', SpecificCharacterSet='ISO_IR 192'), 'greek': dict(PatientName='Σύνθεση^Α', SpecificCharacterSet='ISO_IR 192'),
-       'latin1': dict(PatientName='Müller^Zoë', SpecificCharacterSet='ISO_IR 100'), 'orientation': dict(PatientOrientation='L'), 'private_kind': dict(SOPClassUID='1.2.3.99')}
+       'latin1': dict(PatientName='Müller^Zoë', SpecificCharacterSet='ISO_IR 100'), 'orientation': dict(PatientOrientation='L'), 'private_kind': dict(SOPClassUID='1.2.3.99'), 'identity_removed': dict(PatientIdentityRemoved='YES')}
 
 
 @pytest.fixture(scope='module')
@@ -218,13 +225,13 @@ def test_pydicoms_own_files_give_a_report_or_a_sentence(tmp_path, name):
     if not path: pytest.skip(f'{name} does not come with this pydicom')
     try: paths = write_dicom_results(path, answer(status='refused', reasons=['No chest radiograph.'], findings=[], maps=None), SPEC, tmp_path)
     except UserError as error: assert name in str(error)
-    else: assert hd.sr.srread(paths[0]).content.get_image_measurement_groups()
+    else: assert all(hd.sr.srread(path).content.get_image_measurement_groups() for path in paths)
 
 
 # ---- what other readers say
 
 @pytest.mark.parametrize('tool', CHECKS)
-@pytest.mark.parametrize('case', ['usual', 'refused', 'no_numbers', 'no_patient', 'letters', 'two_patients', 'long_patient', 'private_kind', 'orientation'])
+@pytest.mark.parametrize('case', ['usual', 'refused', 'no_numbers', 'no_patient', 'letters', 'two_patients', 'long_patient', 'private_kind', 'orientation', 'identity_removed'])
 def test_validators_have_nothing_against_them(results, tmp_path, tool, case):
     if case == 'usual': paths = write_dicom_results(dicom(tmp_path), answer(), SPEC, tmp_path/'out')
     elif case == 'refused': paths = write_dicom_results(dicom(tmp_path), answer(status='refused', reasons=[REASON], findings=[], maps=None), SPEC, tmp_path/'out')
@@ -276,14 +283,13 @@ def test_both_or_none(tmp_path, monkeypatch):
 
 # ---- the picture
 
-def test_order_is_by_distance_from_the_threshold():
-    rows = [row('a', .5, threshold=.6), row('b', .04, threshold=.01), row('c', .9, threshold=None)]
-    assert [r['finding'] for r in by_threshold(rows)] == ['b', 'a', 'c']
-
-
-def test_a_score_on_validation_patients_is_called_so():
-    assert score_text(row('a', part='valid')).startswith('validation AUROC')
-    assert score_text(row('a', better_than_chance=False)).endswith('not shown to be better than chance')
+def test_threshold_and_probability_stand_on_one_scale(tmp_path):
+    "With another prevalence the probability moves and the flag stays, so the threshold moves with it."
+    rare = row('Effusion', .04, prevalence=.01, threshold=.2, flagged=True)
+    [path, _] = write_dicom_results(dicom(tmp_path), answer(findings=[rare]), SPEC, tmp_path/'out')
+    [group] = hd.sr.srread(path).content.get_image_measurement_groups()
+    measured = {m.name.value: float(m.value) for m in group.get_measurements()}
+    assert measured['PREVALENCE'] == .01 and measured['THRESHOLD'] < measured['PROBABILITY'] == .04
 
 
 @pytest.mark.parametrize('size', [(96, 96), (40, 200), (200, 40), (1, 1)])
@@ -296,7 +302,7 @@ def test_picture_of_any_shape(size):
 
 def test_many_findings_and_long_names_fit():
     names = [f'A finding with a very long name, number {i}' for i in range(40)]
-    spec = SPEC | {'findings': names}
+    spec = SPEC | {'findings': names, 'prevalence': dict.fromkeys(names, .1)}
     picture = findings_picture(Answer('x', findings=[row(n) for n in names], maps=np.zeros((40, 8, 8))), Image.fromarray(FILM.astype(np.uint8)), spec)
     assert picture.height < 2000
 

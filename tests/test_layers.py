@@ -25,7 +25,7 @@ BELOW = {  # what a package may import, beside itself
 }
 NEEDS_TORCH = {'data.items', 'data.augment', 'data.loaders', 'data.datablock'}  # and `model` but for these:
 NO_TORCH_IN_MODEL = {'model.config', 'model.history'}
-TORCH_IN_USING = {'using.deployed', 'using.export', 'using.ready', 'using.predict', 'using.refusal'}
+TORCH_IN_USING = {'using.deployed', 'using.export', 'using.gate', 'using.ready', 'using.predict', 'using.refusal'}
 MOST_LINES = 500
 
 

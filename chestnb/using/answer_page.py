@@ -8,8 +8,8 @@ __all__ = ['SHOWN_SIDE', 'WIDEST', 'LEADS', 'VIEW_NAMES', 'PAGE_IMAGES', 'data_a
            'headline_of', 'map_style', 'box_style', 'shown_image', 'resource_text', 'summary_line', 'answers_html',
            'page_names', 'write_pages']
 
-# %% ../../nbs/api/using/answer_page.ipynb #487715da
-import base64, hashlib, io, math
+# %% ../../nbs/api/using/answer_page.ipynb #d95dc3b5
+import base64, hashlib, io, math, re
 import numpy as np
 from datetime import datetime
 from functools import lru_cache
@@ -24,7 +24,7 @@ from ..evaluation.report.operating import RULE_TEXTS
 from ..evaluation.report.page import environment
 from .tables import COUNTED, NEVER_SHOWN, by_odds, odds_above, threshold_here
 
-# %% ../../nbs/api/using/answer_page.ipynb #add4e6a8
+# %% ../../nbs/api/using/answer_page.ipynb #343ac850
 SHOWN_SIDE = 640 # Pixels of the longer side of an X-ray on the page
 
 def data_address(
@@ -52,6 +52,7 @@ def map_address(
     picture.putpalette(colours)
     return data_address(picture, 'PNG', transparency=opacity, optimize=True)
 
+# %% ../../nbs/api/using/answer_page.ipynb #53953f0c
 def shown_parts(
     answer,                      # An `Answer`, with its views and maps
     image:Image.Image|None,      # The X-ray, mode 'L'; None if it could not be read
@@ -65,7 +66,7 @@ def shown_parts(
     maps = {} if answer.maps is None or not answer.findings else {finding: map_address(own) for finding, own in zip(spec['findings'], answer.maps)}
     return dict(picture=data_address(small, quality=85), shape=small.size, views=views, maps=maps)
 
-# %% ../../nbs/api/using/answer_page.ipynb #82c388b7
+# %% ../../nbs/api/using/answer_page.ipynb #ea6ab42a
 def short_percent(
     share:float|None # 0..1
 ) -> str:            # '34 %', '4.2 %', '0.31 %', 'below 0.01 %', 'an unknown share'
@@ -91,6 +92,7 @@ def value_words(
     "A probability, or a score that is none."
     return short_percent(value) if row.get('calibrated', True) or value is None else f'score {value:.2g}'
 
+# %% ../../nbs/api/using/answer_page.ipynb #09472390
 def flag_words(
     row:dict, # A finding of an answer
     spec:dict # Of the model
@@ -109,7 +111,7 @@ def bar_style(
 
 WIDEST = 10 # Times the odds of the threshold, at the end of a bar
 
-# %% ../../nbs/api/using/answer_page.ipynb #9215115e
+# %% ../../nbs/api/using/answer_page.ipynb #ca0696e2
 def shown_finding(
     row:dict,  # A finding of an answer
     maps:dict, # From `shown_parts`
@@ -117,7 +119,8 @@ def shown_finding(
 ) -> dict:     # For the template
     "A finding as the page shows it."
     name, (known, doubt) = row['finding'].replace('_', ' '), score_sentence(row)
-    assumed = f"Assumes that {short_percent(row['prevalence'])} of such X-rays have it." if row.get('calibrated', True) else 'A score, no probability: too few positive patients to calibrate it.'
+    assumed = f"Assumes that {short_percent(row['prevalence'])} of such X-rays have it." if row.get('calibrated', True) else 'A score, no probability: it could not be calibrated on the validation patients.'
+    if maps and not maps.get(row['finding']): known = f'{known} No place in the image speaks for it.'.strip()
     return dict(name=name, flagged=bool(row['flagged']), probability=value_words(row, row['probability']), answer=flag_words(row, spec), bar=bar_style(odds_above(row, spec)),
                 known=f'{assumed} {known}'.strip(), doubt=doubt, map=maps.get(row['finding'], ''),
                 map_says=f'Orange: what speaks for {name} in this model, the stronger the more. Not a proof that it is there, or where.')

@@ -118,15 +118,17 @@ def runtime_part(
              for name, content in runtime_files().items()}
     return {name: file.entry(name) for name, file in files.items()}, files
 
-# %% ../../nbs/api/using/browser.ipynb #5b31ac84
+# %% ../../nbs/api/using/browser.ipynb #b87f9513
 def bare_onnx(
     content:bytes # An ONNX model
 ) -> bytes:       # The same without metadata
-    "A network alone."
+    "A network without the remarks of its exporter, and without what it carries for other readers."
     try: import onnx
     except ImportError: raise UserError('onnx is not installed, and writes the model of the page. Install it: pip install "chestnb[export]"') from None
     model = onnx.load_model_from_string(content)
-    del model.metadata_props[:]
+    for part in (model, model.graph, *model.graph.node, *model.graph.initializer, *model.graph.value_info): # the exporter notes for each step which line of Python it came from
+        del part.metadata_props[:]
+        part.doc_string = ''
     model.doc_string = NOT_FOR_CLINICAL_USE
     return model.SerializeToString(deterministic=True)
 

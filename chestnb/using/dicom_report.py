@@ -7,9 +7,9 @@ __all__ = ['FINDING_CODES', 'OWN_CODES', 'OWN_CONCEPTS', 'COPIED', 'COPIED_IF_TH
            'own_code', 'finding_code', 'mended', 'copied_value', 'usable_uid', 'new_uid', 'identified', 'is_known_kind',
            'reference_of', 'orientation_of', 'model_checksum', 'moment_of', 'algorithm_of', 'comment', 'numbers_of',
            'group_of', 'groups_of', 'report_content', 'written_text', 'series_of', 'without_clock', 'structured_report',
-           'secondary_capture', 'source_item', 'picture_of', 'write_dicom_results']
+           'secondary_capture', 'source_item', 'picture_of', 'holds_image', 'dicom_results', 'write_dicom_results']
 
-# %% ../../nbs/api/using/dicom_report.ipynb #2e71254a
+# %% ../../nbs/api/using/dicom_report.ipynb #3e86f34f
 import hashlib, json, re, warnings
 import numpy as np
 from collections.abc import MutableSequence
@@ -18,10 +18,12 @@ from pathlib import Path
 from ..core.errors import NOT_FOR_CLINICAL_USE, UserError
 from ..core.files import sha256_of, written_together
 from ..data.dicom import read_dicom
-from ..data.dicom_header import header_text, header_value, is_dicom, names_the_file, open_dicom
+from ..data.dicom_header import header_numbers, header_text, header_value, is_dicom, names_the_file, open_dicom
 from ..data.findings import letters_of
 from ..data.vocabulary import sex_said
-from .capture import by_threshold, findings_picture, score_text
+from .answer_page import score_sentence
+from .capture import findings_picture
+from .tables import by_odds, threshold_here
 
 # %% ../../nbs/api/using/dicom_report.ipynb #d8906d76
 def load_highdicom(): # The package
@@ -89,7 +91,7 @@ def copied_value(
     words = re.sub(r'(?<=[a-z])(?=[A-Z])', ' ', keyword)
     return '', f'its {words} {said!r:.80} does not fit that attribute, and is left empty here'
 
-# %% ../../nbs/api/using/dicom_report.ipynb #d61a6e22
+# %% ../../nbs/api/using/dicom_report.ipynb #1cdb2fac
 def usable_uid(
     dicom,       # A pydicom Dataset
     keyword:str  # 'StudyInstanceUID' ...
@@ -149,6 +151,7 @@ def reference_of(
             value, note = copied_value(dicom, keyword)
             if value or keyword in COPIED: setattr(reference, keyword, value)
             if note: notes.append(note)
+        if reference.get('PatientIdentityRemoved') == 'YES' and 'DeidentificationMethod' not in reference: reference.DeidentificationMethod = 'Not said in the image'
         reference.PatientOrientation = orientation_of(dicom)
     return reference, [f'About the file: {note}.' for note in notes]
 
@@ -182,7 +185,7 @@ def moment_of(
         if date: return datetime.strptime(date + (time.split('.')[0] + '000000')[:6], '%Y%m%d%H%M%S')
     return datetime.strptime(spec['made'], '%Y-%m-%dT%H:%M:%SZ')
 
-# %% ../../nbs/api/using/dicom_report.ipynb #d00b70b2
+# %% ../../nbs/api/using/dicom_report.ipynb #53e44d73
 def algorithm_of(
     spec:dict # Of the model
 ):            # AlgorithmIdentification of highdicom
@@ -200,19 +203,21 @@ def comment(
 
 
 def numbers_of(
-    finding:dict # Of an answer
-) -> list:       # Measurements of highdicom
-    "Probability, assumed share and threshold, where there are any."
+    finding:dict, # Of an answer
+    spec:dict     # Of the model
+) -> list:        # Measurements of highdicom
+    "Probability, assumed share and threshold on the same scale, where there are any."
     from pydicom.sr.codedict import codes
     sr = load_highdicom().sr
-    named = {'PROBABILITY' if finding.get('calibrated', True) else 'SCORE': finding.get('probability'), 'PREVALENCE': finding.get('prevalence'), 'THRESHOLD': finding.get('threshold')}
+    calibrated = finding.get('calibrated', True)
+    named = {'PROBABILITY' if calibrated else 'SCORE': finding['probability'], 'PREVALENCE': finding['prevalence'] if calibrated else None, 'THRESHOLD': threshold_here(finding, spec)}
     return [sr.Measurement(own_code(name), round(float(value), 6), codes.UCUM.NoUnits) for name, value in named.items() if value is not None]
 
 
 def group_of(
     name:str,         # What is measured, unique in the report
     reference,        # From `reference_of`
-    algorithm,        # From `algorithm_of`
+    spec:dict,        # Of the model
     evaluations:dict, # Concept of our own -> True or False
     comments:list,    # Sentences
     finding:dict={}   # Of an answer; {}: the group is about the image as a whole
@@ -221,8 +226,8 @@ def group_of(
     from pydicom.sr.codedict import codes
     sr, answers = load_highdicom().sr, {True: codes.SCT.Yes, False: codes.SCT.No}
     group = sr.MeasurementsAndQualitativeEvaluations(
-        sr.TrackingIdentifier(new_uid(reference.SOPInstanceUID, name), name), algorithm_id=algorithm,
-        finding_type=finding_code(finding['finding']) if finding else None, measurements=numbers_of(finding) if finding else None,
+        sr.TrackingIdentifier(new_uid(reference.SOPInstanceUID, name), name), algorithm_id=algorithm_of(spec),
+        finding_type=finding_code(finding['finding']) if finding else None, measurements=numbers_of(finding, spec) if finding else None,
         qualitative_evaluations=[sr.QualitativeEvaluation(own_code(concept), answers[value]) for concept, value in evaluations.items()],
         source_images=[sr.SourceImageForMeasurementGroup(reference.SOPClassUID, reference.SOPInstanceUID)])
     group[0].ContentSequence.extend(comment(text) for text in comments)
@@ -235,12 +240,12 @@ def groups_of(
     spec:dict  # Of the model
 ) -> list:     # Groups
     "What a report measures: nothing for a refused image, else every finding, furthest above its threshold first."
-    algorithm, groups = algorithm_of(spec), []
-    if answer.status != 'answered': groups.append(group_of('image refused', reference, algorithm, {'REFUSED': True}, answer.reasons))
-    for finding in by_threshold(answer.findings):
-        flagged = {} if finding.get('flagged') is None else {'FLAGGED': finding['flagged']}
-        rule = [f"Threshold by the rule {finding['rule']}, on validation patients."] if finding.get('rule') and finding.get('threshold') is not None else []
-        groups.append(group_of(finding['finding'], reference, algorithm, flagged, [f'Known of the model: {score_text(finding)}.', *rule], finding))
+    groups = []
+    if answer.status != 'answered': groups.append(group_of('image refused', reference, spec, {'REFUSED': True}, answer.reasons))
+    for finding in by_odds(answer.findings, spec):
+        flagged = {} if finding['flagged'] is None else {'FLAGGED': finding['flagged']}
+        rule = [f"Threshold by the rule {finding['rule']}, chosen on validation patients."]*(finding['threshold'] is not None)
+        groups.append(group_of(finding['finding'], reference, spec, flagged, [*filter(None, score_sentence(finding)), *rule], finding))
     return groups
 
 # %% ../../nbs/api/using/dicom_report.ipynb #f5e2b796
@@ -352,7 +357,7 @@ def source_item(
     item.PurposeOfReferenceCodeSequence = [load_highdicom().sr.CodedConcept('121322', 'DCM', 'Source image for image processing operation')]
     return item
 
-# %% ../../nbs/api/using/dicom_report.ipynb #30227ecd
+# %% ../../nbs/api/using/dicom_report.ipynb #03517c87
 def picture_of(
     source:str|Path, # A DICOM file
     answer,          # Its `Answer`
@@ -366,6 +371,26 @@ def picture_of(
     return findings_picture(answer, image, spec)
 
 
+def holds_image(
+    source:str|Path # A DICOM file
+) -> bool:          # Of any kind
+    "Whether a DICOM file has rows and columns."
+    with names_the_file(source): return all((header_numbers(open_dicom(source, pixels=False), name) or [0])[0] >= 1 for name in ('Rows', 'Columns'))
+
+
+def dicom_results(
+    source:str|Path, # A DICOM file
+    answer,          # Its `Answer`
+    spec:dict        # Of the model
+) -> dict:           # 'report' and 'capture' -> DICOM objects
+    "The results of an answer, not yet written."
+    reference, notes = reference_of(source)
+    with names_the_file(source): moment = moment_of(open_dicom(source, pixels=False), spec)
+    results, picture = {'report': structured_report(answer, reference, spec, moment, notes)}, picture_of(source, answer, spec)
+    if picture: results['capture'] = secondary_capture(answer, picture, reference, spec, moment, notes)
+    return results
+
+
 def write_dicom_results(
     source:str|Path,   # The DICOM file that was answered
     answer,            # Its `Answer`
@@ -376,14 +401,14 @@ def write_dicom_results(
     "A Structured Report and a Secondary Capture of an answer. Not for clinical use."
     load_highdicom()
     if not is_dicom(source): raise UserError(f'{source} is no DICOM file; DICOM results are written for DICOM files alone. Leave --dicom out for this one.')
-    if answer.status == 'failed': return []
-    (reference, notes), name = reference_of(source), name or Path(source).stem
-    with names_the_file(source): moment = moment_of(open_dicom(source, pixels=False), spec)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')   # highdicom remarks on a name without ^, which is the image's own
-        results = {f'{name}.report.dcm': structured_report(answer, reference, spec, moment, notes)}
-        picture = picture_of(source, answer, spec)
-        if picture: results[f'{name}.capture.dcm'] = secondary_capture(answer, picture, reference, spec, moment, notes)
+    if answer.status == 'failed' or not holds_image(source): return []
+    name = name or Path(source).stem
+    with warnings.catch_warnings(): # highdicom remarks on a name without ^, which is the image's own
+        warnings.simplefilter('ignore')
+        try: results = {f'{name}.{kind}.dcm': result for kind, result in dicom_results(source, answer, spec).items()}
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            if isinstance(error, UserError): raise
+            raise UserError(f'{source}: no DICOM results can be made of its header ({error}). Export it again as a DICOM file.') from error
     with written_together(out, tuple(results)) as new:
         for file, result in results.items(): result.save_as(new/file, enforce_file_format=True)
     return [Path(out)/file for file in results]

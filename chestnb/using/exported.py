@@ -146,17 +146,18 @@ def answer_lines(
     top = f"{answer.image}{size}: {answer.status}{'. ' if answer.reasons else ''}{' '.join(answer.reasons)}"
     return '\n'.join([top, *(f'  {note}' for note in answer.notes), *(finding_line(row, spec) for row in by_odds(answer.findings, spec))])
 
-# %% ../../nbs/api/using/exported.ipynb #569b8c3c
+# %% ../../nbs/api/using/exported.ipynb #4998a074
 def exported_arguments(
     folder:Path, # Where model.onnx is expected
     words:list   # What was typed
-):               # Namespace: images, json, prevalence, answer_refused, model
+):               # Namespace: images, json, prevalence, answer_refused, threads, model
     "The command line of run.py."
     parser = argparse.ArgumentParser(description=f'Probabilities of chest X-ray findings. {NOT_FOR_CLINICAL_USE}')
     parser.add_argument('images', nargs='+', help='PNG, JPEG, TIFF or DICOM files, folders of them, or DICOMDIR files')
     parser.add_argument('--json', metavar='FILE', help='write the answers into this file too')
     parser.add_argument('--prevalence', action='append', metavar='FINDING=SHARE', help='how common a finding is where the X-rays come from, above 0 and below 1')
     parser.add_argument('--answer-refused', action='store_true', help='give probabilities for refused images too')
+    parser.add_argument('--threads', type=int, default=0, help='of the processor (default: one for each core)')
     parser.add_argument('--model', default=str(folder), help=f'exported folder, or its {ONNX_FILE} (default: where run.py lies)')
     return parser.parse_args(words)
 
@@ -167,7 +168,7 @@ def run_exported(
     "Answer for X-rays from a command line, without chestnb and torch."
     try:
         given = exported_arguments(folder, words)
-        model, answers = load_exported(given.model), []
+        model, answers = load_exported(given.model, given.threads), []
         prevalence = prevalence_given(given.prevalence, model.spec)
         files = [file.path for file in find_radiographs(given.images)]
         for answer in answers_from(model, files, prevalence, given.answer_refused, pixels=False):

@@ -7,7 +7,7 @@ __all__ = ['IN_CACHE', 'HOW_TO_MAKE', 'model_folder', 'as_files', 'validation_sc
            'scores_of_run', 'lungs_part', 'run_part', 'make_spec', 'Ready', 'load_ready', 'load_gate', 'make_ready',
            'ready_text', 'ready_or_why']
 
-# %% ../../nbs/api/using/ready.ipynb #4ba3b565
+# %% ../../nbs/api/using/ready.ipynb #f9a9fa21
 import time
 import numpy as np
 import torch
@@ -35,7 +35,9 @@ from ..model.maps import grid_share
 from ..model.predict import predict
 from ..model.runs import load_model
 from .deployed import Deployed, DeployedLungs
-from .spec import CALIBRATION_FILE, check_spec, read_spec, SPEC_FILE, SPEC_FORMAT, THRESHOLDS_FILE, without_names, write_spec
+from .gate import Gate, read_gate, save_gate
+from .refusal import fit_refusal
+from .spec import CALIBRATION_FILE, check_spec, GATE_FILE, read_spec, SPEC_FILE, SPEC_FORMAT, THRESHOLDS_FILE, without_names, write_spec
 
 # %% ../../nbs/api/using/ready.ipynb #37ca9058
 def model_folder(
@@ -177,7 +179,7 @@ class Ready:
 
 IN_CACHE = 8 # Squares, copies included, that a CPU computes at once: 24 take 1.4 times as long a square
 
-# %% ../../nbs/api/using/ready.ipynb #f2d731ed
+# %% ../../nbs/api/using/ready.ipynb #b6ab5121
 HOW_TO_MAKE = 'with the data it was trained on: chestnb_predict --model {} --data DIR, or make_ready(run, dataset) in Python'
 
 def load_ready(
@@ -199,11 +201,11 @@ def load_ready(
 def load_gate(
     folder:Path, # Of the model
     spec:dict    # Of the model
-):               # A module for `Deployed`, or None
+) -> Gate|None:  # None for a model that refuses nothing
     "The gate of a model."
-    return None
+    return read_gate(folder/GATE_FILE, spec['refusal']['scores']) if spec['refusal'].get('scores') else None
 
-# %% ../../nbs/api/using/ready.ipynb #04f0f92d
+# %% ../../nbs/api/using/ready.ipynb #6b3255f7
 def make_ready(
     run:str|Path,         # Folder of a trained model, or of a demo
     dataset:ChestDataset, # What it was trained on
@@ -214,8 +216,9 @@ def make_ready(
     model = load_model(folder, device=None)
     scored = validation_scored(model, folder, dataset, progress)
     calibration, thresholds = fit_answers(scored)
-    spec = make_spec(model, folder, scored, calibration, thresholds, {'scores': [], 'checks': {}, 'fitted_on': {}, 'figures': {}})
-    calibration.save(folder/CALIBRATION_FILE), thresholds.save(folder/THRESHOLDS_FILE)
+    gate, refusal = fit_refusal(model, dataset, read_split(folder/'split.csv', dataset.table), model.info['image_size'], progress)
+    spec = make_spec(model, folder, scored, calibration, thresholds, refusal)
+    calibration.save(folder/CALIBRATION_FILE), thresholds.save(folder/THRESHOLDS_FILE), save_gate(gate, folder/GATE_FILE)
     write_spec(folder/SPEC_FILE, spec) # last: a folder with a spec has the rest
     if progress: print(ready_text(spec, time.perf_counter() - started))
     return load_ready(folder)

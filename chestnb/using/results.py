@@ -28,7 +28,7 @@ def model_state(
     weights = {name: sha256_of(folder/name) for name in ('model.safetensors', GATE_FILE, 'model.onnx') if hasattr(engine, 'folder') and (folder/name).is_file()}
     return state_of([engine.spec, weights])
 
-# %% ../../nbs/api/using/results.ipynb #e84aa2d0
+# %% ../../nbs/api/using/results.ipynb #c3ac2d77
 MADE = ('predictions.csv', 'findings.csv', 'predictions.json', 'predictions.html')
 
 class ResultFolder:
@@ -51,29 +51,33 @@ class ResultFolder:
         "Where what is known of a file is kept."
         return self.answers/f'{state_of(os.path.realpath(path))}.{kind}'
 
-    def made_of(self,
-        path:str # A file
-    ) -> str:    # '' if it cannot be read
-        "What an answer to this file would be made of."
-        try: return state_of([sha256_of(path), self.settings]) if os.path.isfile(path) else ''
-        except OSError: return ''
+# %% ../../nbs/api/using/results.ipynb #6ed61ada
+@patch
+def made_of(self:ResultFolder,
+    path:str # A file
+) -> str:    # '' if it cannot be read
+    "What an answer to this file would be made of."
+    try: return state_of([sha256_of(path), self.settings]) if os.path.isfile(path) else ''
+    except OSError: return ''
 
-    def record(self,
-        path:str # A file
-    ) -> dict:   # made_of, answer, files; {} if nothing is kept
-        "What is kept of a file."
-        try: return json.loads(self.place(path).read_text(encoding='utf-8'))
-        except (OSError, ValueError): return {}
+@patch
+def record(self:ResultFolder,
+    path:str # A file
+) -> dict:   # made_of, answer, files; {} if nothing is kept
+    "What is kept of a file."
+    try: return json.loads(self.place(path).read_text(encoding='utf-8'))
+    except (OSError, ValueError): return {}
 
-    def finished(self,
-        path:str,   # A file
-        made_of:str # From `made_of`
-    ) -> dict|None: # Its answer, if it still holds
-        "An answer that need not be made again."
-        kept = self.record(path)
-        return kept['answer'] if kept and kept['made_of'] == made_of and kept['answer']['status'] != 'failed' else None
+@patch
+def finished(self:ResultFolder,
+    path:str,   # A file
+    made_of:str # From `made_of`
+) -> dict|None: # Its answer, if it still holds
+    "An answer that need not be made again."
+    kept = self.record(path)
+    return kept['answer'] if kept and kept['made_of'] == made_of and kept['answer']['status'] != 'failed' else None
 
-# %% ../../nbs/api/using/results.ipynb #14e5c249
+# %% ../../nbs/api/using/results.ipynb #c5391308
 @patch
 def keep(self:ResultFolder,
     path:str,    # A file
@@ -95,6 +99,7 @@ def remove_files(self:ResultFolder,
     "Remove what an earlier answer wrote beside the tables."
     for name in set(self.record(path).get('files', ())) - set(keep): (self.folder/name).unlink(missing_ok=True)
 
+# %% ../../nbs/api/using/results.ipynb #3cc6b0ed
 @patch
 def shown(self:ResultFolder,
     path:str # A file

@@ -5,7 +5,7 @@ const $ = id => document.getElementById(id)
 const build = {...JSON.parse($('build').textContent), base: new URL('.', location.href).href}
 const MOST_KEPT = 100   // Images in the list; older ones are let go, so that memory does not grow
 
-let spec, worker, ready = false, chosen = null, numbers = 0
+let spec, worker, ready = false, failed = false, chosen = null, numbers = 0
 const items = []                 // {id, name, file, status, answer, shown}
 const waiting = new Map()        // Items that the worker has not answered
 const prevalence = {}            // Finding -> share that the reader gave
@@ -41,9 +41,10 @@ function startWorker() {
 }
 
 function heard({kind, ...data}) {
+  if (failed) return   // files that are still arriving have no news
   if (kind === 'progress') progressed(data)
   else if (kind === 'starting') say('Starting the model…')
-  else if (kind === 'fault') { $('progress').hidden = true; say(data.text, true) }
+  else if (kind === 'fault') { failed = true; $('progress').hidden = true; say(data.text, true); if (chosen) show(chosen) }
   else if (kind === 'ready') becameReady(data)
   else if (kind === 'answer') answered(data)
 }
@@ -148,7 +149,7 @@ function show(item) {
   if (item.shown) showPicture(item)
   const words = $('words')
   words.replaceChildren()
-  if (!answer) return words.append(element('p', {}, ready ? 'Waiting for its turn…' : 'Waiting for the model…'))
+  if (!answer) return words.append(element('p', {}, failed ? 'The model could not be started, so there is no answer.' : ready ? 'Waiting for its turn…' : 'Waiting for the model…'))
   if (answer.status === 'failed') words.append(element('p', {className: 'verdict'}, 'This file gives no answer.'), reasonList(answer.reasons))
   else if (answer.status === 'refused') words.append(element('p', {className: 'verdict'}, 'Refused: the model was not made for this image.'), reasonList(answer.reasons), element('p', {}, 'No probabilities are given, because they would mean nothing.'))
   else words.append(...findingsPart(item))

@@ -190,9 +190,12 @@ function whyOdd(facts, checks) {
   return said.filter(([name]) => !(flat && name === 'one_grey')).map(([, check]) => check.says)
 }
 
-// The numbers of the gate and what they say
-function gateReasons(spec, refusal) {
-  return (spec.refusal.scores ?? []).filter((number, i) => !(refusal[i] <= number.limit)).map(number => number.says)
+// What the gate says against an image, in one sentence at most (`using.cheap_checks.why_strange`)
+function whyStrange(numbers, scores = []) {
+  const above = scores.map((score, i) => [numbers[i] - score.limit, score]).filter((_, i) => !(numbers[i] <= scores[i].limit))
+  if (!above.length) return []
+  const farther = scores.find((score, i) => numbers[i] > (score.far ?? Infinity)), things = above.filter(([, score]) => !('far' in score))
+  return [(farther ?? (things.length ? things : above).reduce((most, pair) => pair[0] > most[0] ? pair : most)[1]).says]
 }
 
-if (typeof module !== 'undefined') module.exports = {enlargedRuns, lungsSpan, squareAround, findLungs, viewsOf, findingRow, hasPrevalence, joinedMaps, pictureFacts, whyOdd, gateReasons, sigmoid, calibratedLogOdds, logOdds, MAP_SIDE}
+if (typeof module !== 'undefined') module.exports = {enlargedRuns, lungsSpan, squareAround, findLungs, viewsOf, findingRow, hasPrevalence, joinedMaps, pictureFacts, whyOdd, whyStrange, sigmoid, calibratedLogOdds, logOdds, MAP_SIDE}

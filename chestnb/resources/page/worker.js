@@ -125,7 +125,7 @@ async function answer(file) {
     if (!box) notes.push(build.words.no_mask)
   }
   const views = viewsOf(spec, image, box), {logits, maps, refusal} = await forward(scaled(views, spec.image_size))
-  const reasons = [...whyOdd(pictureFacts(image), spec.refusal.checks), ...gateReasons(spec, refusal.data)]
+  const reasons = [...whyOdd(pictureFacts(image), spec.refusal.checks), ...whyStrange(refusal.data, spec.refusal.scores)]
   return {status: reasons.length ? 'refused' : 'answered', reasons, notes, size, box, logits: logits.data, refusal: refusal.data, views, shown: await shown,
     maps: joinedMaps(maps.data, maps.dims.slice(1), spec.views.map(view => view === 'lungs' ? box : null), image.width, image.height, spec.map_share)}
 }
