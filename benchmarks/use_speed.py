@@ -76,17 +76,17 @@ def measure(name, blocks, batch, threads):
     views = rng.random((batch, len(ready.spec['views']), SIDE, SIDE), dtype=np.float32)
     squares = rng.random((batch, 1, ready.spec['lungs']['image_size'], ready.spec['lungs']['image_size']), dtype=np.float32) if ready.lungs else None
     with tempfile.TemporaryDirectory() as tmp:
-        files = [Path(tmp)/f'{i}.png' for i in range(batch)]
-        for i, file in enumerate(files): Image.fromarray(np.asarray(render(Anatomy(seed=i), size=512, seed=i).image)).save(file)
+        pictures, files = [Image.fromarray(render(Anatomy(seed=i), size=512, seed=i).image) for i in range(batch)], [Path(tmp)/f'{i}.png' for i in range(3*batch)]
+        for i, file in enumerate(files): pictures[i % batch].save(file)
         folder = export_model(ready, Path(tmp)/'export')
         engines = {'PyTorch': ready, 'onnxruntime': load_exported(folder, threads)}
         found = {kind: [] for kind in engines}
         for block in range(blocks + 1): # the first one warms up
             for kind, engine in engines.items():
-                ways = [lambda: bare(engine, views, squares), lambda: predict_images(engine, files, answer_refused=True, batch_size=batch, progress=False)]
+                ways = [lambda: bare(engine, views, squares), lambda: predict_images(engine, files[:batch], answer_refused=True, batch_size=batch, progress=False)]
                 rates = [per_second(way, batch) for way in (ways if block % 2 else ways[::-1])] # who goes first takes turns
                 if block: found[kind].append(rates if block % 2 else rates[::-1])
-        return found, runner_rate(folder, files*3, threads)
+        return found, runner_rate(folder, files, threads)
 
 
 def rows_of(name, blocks, batch, threads):

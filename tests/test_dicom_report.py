@@ -100,7 +100,7 @@ def test_nothing_is_invented_where_the_model_knows_nothing(tmp_path):
     [group] = hd.sr.srread(path).content.get_image_measurement_groups()
     assert [m.name.value for m in group.get_measurements()] == ['SCORE']
     assert [e.name.value for e in group.get_qualitative_evaluations()] == []
-    assert finding_cells(unknown, SPEC)[2:] == ['no threshold', '–', '–', 'Never tested for this finding: too few positive patients.']
+    assert finding_cells(unknown, SPEC)[1:] == ['score 0.3', 'no threshold', '–', '–', 'never tested: too few positive patients']
 
 
 def test_a_refused_image_has_a_report_without_a_number(tmp_path):

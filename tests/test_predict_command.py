@@ -161,6 +161,14 @@ def test_kinds_of_pictures(tmp_path, mode, ending):
     assert read.mode == 'L' and read.size == (30, 40)
 
 
+def test_dicom_with_the_head_of_a_tiff_is_dicom(tmp_path):
+    "The 128 bytes before DICOM's mark may be anything; pydicom's CT_small.dcm begins as a TIFF does."
+    whole = write_dicom(np.arange(4096, dtype=np.uint16).reshape(64, 64), tmp_path/'x.dcm').read_bytes()
+    for name in ('y.dcm', 'no_ending'):
+        (tmp_path/name).write_bytes(b'II*\0' + whole[4:])
+        assert open_radiograph(tmp_path/name).size == (64, 64)
+
+
 def test_files_that_may_not_be_opened(say, xrays, tmp_path, monkeypatch):
     first, closed = sorted(xrays.iterdir())[:2]
     (xrays/'ward').mkdir()
@@ -354,6 +362,13 @@ def page_with(tmp_path, names=('chest.png',)):
     broken = Answer('broken.png', 'broken.png', 'failed', ['Is empty (0 bytes).'])
     said = [answer.to_dict() for answer in (*answers, refused, broken)]
     return write_pages(tmp_path, said, lambda answer: {} if answer['status'] == 'failed' else shown | ({} if answer['findings'] else dict(maps={})), spec)[0]
+
+
+def test_pages_of_a_longer_list_are_removed(tmp_path):
+    page_with(tmp_path, [f'{i}.png' for i in range(150)])
+    assert (tmp_path/'predictions_2.html').exists()
+    page_with(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['predictions.html']
 
 
 def test_page_is_complete_in_itself_and_escapes_names(tmp_path):

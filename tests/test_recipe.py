@@ -2,7 +2,7 @@
 import importlib.util, json, math, sys
 import numpy as np, pandas as pd, pytest, torch
 from dataclasses import asdict, replace
-from fastai.callback.core import Callback
+from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.training import GradientAccumulation
 from fastai.learner import load_learner
 from chestnb.core.errors import UserError
@@ -13,7 +13,7 @@ from chestnb.data.parts import images_in
 from chestnb.data.split import patient_split
 from chestnb.evaluation.metrics import macro_auroc
 from chestnb.model.arguments import arguments_of, check_arguments
-from chestnb.model.callbacks import averaged, AverageWeights, BranchLoss, recipe_callbacks
+from chestnb.model.callbacks import averaged, AverageWeights, BranchLoss, FusionGradient, recipe_callbacks
 from chestnb.model.config import config_from_dict, config_from_options, MODELS, SMALL_FUSION, TrainConfig
 from chestnb.model.fusion import FusionModel
 from chestnb.model.learner import first_model, group_rates, make_learner
@@ -74,6 +74,45 @@ def test_without_a_weight_heads_learn_nothing(dataset, split):
     before = [head.weight.clone() for head in learn.model.branch_heads]
     fit(learn)
     assert all(torch.equal(head.weight, own) for head, own in zip(learn.model.branch_heads, before))
+
+
+class Gradients(Callback):
+    "Keeps the gradients of a step: of the branches with their pointwise convolutions, and of what joins them."
+    order = 95
+    def before_step(self):
+        model = self.learn.model
+        self.branches = [p.grad.clone() for p in [*model.branches.parameters(), *model.reduce.parameters()] if p.grad is not None]
+        self.joined = [p.grad.clone() for p in [*model.attention.parameters(), *model.head.parameters()]]
+
+
+def gradients(dataset, split, share, weight=.5, fusion_weight=1.):
+    "Of the first step, with the fusion's loss scaled by `fusion_weight`."
+    class Scale(Callback):
+        order = -50
+        def after_loss(self):
+            if self.training: self.learn.loss_grad = self.learn.loss_grad*fusion_weight
+    kept = Gradients()
+    class Stop(Callback):
+        order = 99
+        def after_batch(self):
+            if self.training: raise CancelFitException
+    fit(learner(dataset, split, fusion_gradient=share, branch_loss=weight, augment=False), callbacks=[Scale(), kept, Stop()])
+    return kept
+
+
+def test_without_the_fusions_gradient_branches_learn_from_their_own_heads_alone(dataset, split):
+    alone, louder, shared = (gradients(dataset, split, share, fusion_weight=w) for share, w in ((0., 1.), (0., 7.), (1., 1.)))
+    assert alone.branches and all(torch.equal(a, b) for a, b in zip(alone.branches, louder.branches))
+    assert any(not torch.allclose(a, b) for a, b in zip(alone.branches, shared.branches))
+    for a, b, c in zip(alone.joined, louder.joined, shared.joined): assert a.any() and torch.allclose(7*a, b, rtol=1e-4, atol=1e-6) and torch.allclose(a, c, rtol=1e-4, atol=1e-7)
+
+
+def test_the_fusions_gradient_is_held_back_only_while_training(dataset, split):
+    learn = fit(learner(dataset, split, fusion_gradient=0.))
+    assert learn.model.fusion_gradient == 1. and any(isinstance(c, FusionGradient) for c in learn.cbs)
+    assert recipe_callbacks(TrainConfig(fusion_gradient=0.)) == [] # one head: nothing to hold back from
+    bare = learner(dataset, split, model=SMALL_FUSION | dict(reduced_channels=8))
+    with pytest.raises(UserError, match='branch_heads=True'): fit(bare, callbacks=[FusionGradient(0.)])
 
 
 def test_accumulated_gradients_divide_both_losses(dataset, split):
@@ -204,7 +243,8 @@ def test_the_strength_reaches_the_augmentation(dataset, split):
     assert strengths == [1., 2.5]
 
 
-@pytest.mark.parametrize('changes', [dict(average_weights=1.), dict(branch_loss=-1), dict(label_smoothing=1), dict(mixup=-.1), dict(frozen_epochs=3), dict(tta=0), dict(tta=8), dict(augment_strength=0)])
+@pytest.mark.parametrize('changes', [dict(average_weights=1.), dict(branch_loss=-1), dict(label_smoothing=1), dict(mixup=-.1), dict(frozen_epochs=3), dict(tta=0), dict(tta=8), dict(augment_strength=0),
+                                     dict(fusion_gradient=1.1), dict(fusion_gradient=-.1), dict(fusion_gradient=0, branch_loss=0, model=VIEWS | dict(answer='fusion'))])
 def test_impossible_levers_are_refused(changes):
     with pytest.raises(UserError, match=next(iter(changes))): TrainConfig(**TINY | changes).check()
 
@@ -221,7 +261,7 @@ def test_a_run_from_before_there_were_views_goes_on(dataset, split, tmp_path):
     "config.json as it was written then, with lung_crop and without the new names"
     config = TrainConfig(model={key: value for key, value in SMALL_FUSION.items() if key not in ('views', 'branch_heads', 'branch_dropout', 'answer')})
     record = json.loads(json.dumps(run_record(dataset, split, config)))
-    new = ('augment_strength', 'branch_loss', 'average_weights', 'label_smoothing', 'mixup', 'frozen_epochs', 'tta')
+    new = ('augment_strength', 'branch_loss', 'average_weights', 'label_smoothing', 'mixup', 'frozen_epochs', 'tta', 'fusion_gradient')
     old = record | {'config': {key: value for key, value in record['config'].items() if key not in new} | {'lung_crop': False}}
     (tmp_path/'config.json').write_text(json.dumps(old))
     (tmp_path/'history.csv').write_text('epoch,valid_auroc\n1,.5\n')

@@ -28,7 +28,7 @@ TWO_VIEW_FUSION = dict(branches=['tf_efficientnet_lite0']*2, reduced_channels=25
                        weights='auto', dropout=0.0, branch_stages=[-1, -1],
                        views=['whole', 'lungs'], branch_heads=True, branch_dropout=0.0, answer='mean')
 
-# %% ../../nbs/api/model/config.ipynb #243224fd
+# %% ../../nbs/api/model/config.ipynb #1eabc689
 @dataclass
 class TrainConfig:
     "Every decision of a training run"
@@ -46,6 +46,7 @@ class TrainConfig:
     augment: bool = True            # Random small rotations, zooms, shifts and exposures; never a flip
     augment_strength: float = 1.0   # Factor of how far they go, above 0, at most 4; 1 as drawn in lesson 03
     branch_loss: float = 0.5        # Weight of the mean loss of the branches' own heads, where the model has them, 0 or more
+    fusion_gradient: float = 1.0    # Share of the fusion's gradient that reaches branches with heads of their own, 0 (they learn from these alone) to 1
     average_weights: float = 0.0    # Share of the running average of the weights that stays at each step, 0 to below 1; 0: no average
     label_smoothing: float = 0.0    # How far labels are drawn towards one half, 0 to below 1
     mixup: float = 0.0              # Mix pairs of training images in shares from a Beta distribution with this parameter; 0: never
@@ -79,7 +80,7 @@ class ModelOptions:
 
 CHOICES = dict(loss=LOSSES, attention=(*ATTENTIONS, 'none'), sampler=(None, 'balanced'), unknown=UNKNOWN_LABELS)
 
-# %% ../../nbs/api/model/config.ipynb #fc988c24
+# %% ../../nbs/api/model/config.ipynb #dac1e2f6
 @patch
 def check(self:TrainConfig) -> TrainConfig: # Itself, if all is well
     "Refuse impossible values"
@@ -91,6 +92,7 @@ def check(self:TrainConfig) -> TrainConfig: # Itself, if all is well
              'weight_decay': (self.weight_decay >= 0, 'zero or more'),
              'augment_strength': (0 < self.augment_strength <= 4, 'above 0, at most 4'),
              'branch_loss': (self.branch_loss >= 0, 'zero or more'),
+             'fusion_gradient': (0 <= self.fusion_gradient <= 1, 'zero to one'),
              **{name: (0 <= getattr(self, name) < 1, 'zero or more, below 1') for name in ('average_weights', 'label_smoothing')},
              'mixup': (self.mixup >= 0, 'zero or more, for example 0.4'),
              'frozen_stages': (self.frozen_stages >= 0, 'zero or more'),
@@ -108,6 +110,8 @@ def check(self:TrainConfig) -> TrainConfig: # Itself, if all is well
     check_model_answer(self.model)
     if self.model.get('answer', 'fusion') != 'fusion' and not self.branch_loss: raise UserError(
         f"answer {self.model['answer']!r} asks the branches' own heads, which learn nothing with branch_loss 0; give it a weight, or answer as 'fusion'.")
+    if self.model.get('branch_heads') and not self.fusion_gradient and not self.branch_loss: raise UserError(
+        'with fusion_gradient 0 and branch_loss 0 nothing teaches the branches; give one of them a value above 0.')
     return self
 
 # %% ../../nbs/api/model/config.ipynb #d058d8c5
@@ -153,9 +157,9 @@ def config_options() -> dict: # name -> `Option`
             options[f.name] = Option(f.name, kind, comments[f.name], values[f.name], choices)
     return options
 
-# %% ../../nbs/api/model/config.ipynb #6463f5ff
+# %% ../../nbs/api/model/config.ipynb #a79e8ebf
 MODELS = dict(small=TrainConfig(), reference=TrainConfig(model=REFERENCE_FUSION, image_size=224),
-              two_view=TrainConfig(model=TWO_VIEW_FUSION, image_size=224, epochs=6, learning_rate=1.5e-3, backbone_rate=.15, branch_loss=1.,
+              two_view=TrainConfig(model=TWO_VIEW_FUSION, image_size=224, epochs=6, learning_rate=1.5e-3, backbone_rate=.15, branch_loss=1., fusion_gradient=0.,
                                    average_weights=.99, frozen_stages=2, augment_strength=1.5, tta=3))
 MODELS['two_view_small'] = replace(MODELS['two_view'], image_size=112)
 

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['pointwise', 'align_grids', 'FusionModel', 'branch_config']
 
-# %% ../../nbs/04_fusion.ipynb #0b83a276
+# %% ../../nbs/04_fusion.ipynb #83962ebf
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn, Tensor
 from ..core.errors import UserError
 from ..data.findings import FINDINGS
-from .answers import answer_of, silence_branches
+from .answers import answer_of, share_gradient, silence_branches
 from .arguments import arguments_of, check_arguments
 from .attention import FindingQuery, make_attention, pooled_channels
 from .backbones import Branch
@@ -36,9 +36,10 @@ def align_grids(
     return [m if m.shape[-2:] == (height, width) else
             F.interpolate(m, size=(height, width), mode='bilinear', align_corners=False) for m in maps]
 
-# %% ../../nbs/04_fusion.ipynb #df7eee76
+# %% ../../nbs/04_fusion.ipynb #9ca35499
 class FusionModel(FindingModel):
     "Backbones side by side, joined by attention, for several findings at once. Not for clinical use."
+    fusion_gradient = 1. # Share of the fusion's gradient that reaches the branches; `FusionGradient` changes it while training
     def __init__(self,
         branches=('densenet121', 'resnet50'),  # timm model names; one name makes a single-branch model
         reduced_channels:int=1024,             # Channels of each branch after its pointwise convolution
@@ -75,7 +76,7 @@ def assemble(self:FusionModel,
     self.dropout, self.head = nn.Dropout(c['dropout']), nn.Linear(pooled_channels(self.attention, width*len(self.branches)), n_findings)
     self.branch_heads = nn.ModuleList(nn.Linear(width, n_findings) for _ in self.branches if c['branch_heads'])
 
-# %% ../../nbs/04_fusion.ipynb #73536af2
+# %% ../../nbs/04_fusion.ipynb #e6c31bca
 @patch
 def branch_maps(self:FusionModel,
     x:Tensor # (n, views, height, width), 0..1
@@ -90,7 +91,7 @@ def join(self:FusionModel,
     maps:list # From `branch_maps`
 ) -> Tensor:  # (n, channels, h, w): all branches, before attention
     "One grid, concatenation; in training, branches are silenced first if the model is built so."
-    if self.training: maps = silence_branches(maps, self.config['branch_dropout'])
+    if self.training: maps = silence_branches(share_gradient(maps, self.fusion_gradient), self.config['branch_dropout'])
     return torch.cat(align_grids(maps), dim=1)
 
 # %% ../../nbs/04_fusion.ipynb #826eb293

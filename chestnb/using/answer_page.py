@@ -8,8 +8,8 @@ __all__ = ['SHOWN_SIDE', 'WIDEST', 'LEADS', 'VIEW_NAMES', 'PAGE_IMAGES', 'data_a
            'headline_of', 'map_style', 'box_style', 'shown_image', 'resource_text', 'summary_line', 'answers_html',
            'page_names', 'write_pages']
 
-# %% ../../nbs/api/using/answer_page.ipynb #487715da
-import base64, hashlib, io, math
+# %% ../../nbs/api/using/answer_page.ipynb #d95dc3b5
+import base64, hashlib, io, math, re
 import numpy as np
 from datetime import datetime
 from functools import lru_cache
@@ -111,7 +111,7 @@ def bar_style(
 
 WIDEST = 10 # Times the odds of the threshold, at the end of a bar
 
-# %% ../../nbs/api/using/answer_page.ipynb #9215115e
+# %% ../../nbs/api/using/answer_page.ipynb #ca0696e2
 def shown_finding(
     row:dict,  # A finding of an answer
     maps:dict, # From `shown_parts`
@@ -119,7 +119,8 @@ def shown_finding(
 ) -> dict:     # For the template
     "A finding as the page shows it."
     name, (known, doubt) = row['finding'].replace('_', ' '), score_sentence(row)
-    assumed = f"Assumes that {short_percent(row['prevalence'])} of such X-rays have it." if row.get('calibrated', True) else 'A score, no probability: too few positive patients to calibrate it.'
+    assumed = f"Assumes that {short_percent(row['prevalence'])} of such X-rays have it." if row.get('calibrated', True) else 'A score, no probability: it could not be calibrated on the validation patients.'
+    if maps and not maps.get(row['finding']): known = f'{known} No place in the image speaks for it.'.strip()
     return dict(name=name, flagged=bool(row['flagged']), probability=value_words(row, row['probability']), answer=flag_words(row, spec), bar=bar_style(odds_above(row, spec)),
                 known=f'{assumed} {known}'.strip(), doubt=doubt, map=maps.get(row['finding'], ''),
                 map_says=f'Orange: what speaks for {name} in this model, the stronger the more. Not a proof that it is there, or where.')

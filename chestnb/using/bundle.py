@@ -82,16 +82,15 @@ def looked_up(
     table = symtable.symtable(bare, 'text', 'exec')
     return names(table, top=True) - {s.get_name() for s in table.get_symbols() if s.is_assigned() or s.is_imported() or s.is_namespace()}
 
-# %% ../../nbs/api/using/bundle.ipynb #bb689bad
+# %% ../../nbs/api/using/bundle.ipynb #bdbe223b
 def types_named(
     module:ModuleText, # Where the definition stands
     node               # The definition (`ast` node)
-) -> set:              # Import statements
+) -> dict:             # Name -> import statement
     "Imports of Python's own types in annotations."
     places = [getattr(part, name, None) for part in ast.walk(node) for name in ('annotation', 'returns')]
     names = {part.id for place in places if place for part in ast.walk(place) if isinstance(part, ast.Name)}
-    lines = {module.outer[name] for name in names & module.outer.keys()}
-    return {line for line in lines if line.split()[1].split('.')[0] in sys.stdlib_module_names}
+    return {name: line for name, line in module.outer.items() if name in names and line.split()[1].split('.')[0] in sys.stdlib_module_names}
 
 # %% ../../nbs/api/using/bundle.ipynb #12c6a055
 def definition(
@@ -109,12 +108,13 @@ def definition(
         for number in range(block.lineno, block.end_lineno + 1) if inner else (): lines.pop(number, None)
     return '\n'.join(lines.values()), brought
 
-# %% ../../nbs/api/using/bundle.ipynb #1d3a0924
+# %% ../../nbs/api/using/bundle.ipynb #03e22bec
 @dataclass
 class Bundle:
     "What has been collected so far."
     texts:dict    # (module, first line) -> source text
-    imports:set   # Import statements of other packages
+    imports:dict  # Name -> import statement, of other packages
+    types:dict    # The same for names that stand in annotations
     renamed:set   # Lines such as 'size_of_image = image_size'
 
     def take(self,
@@ -126,20 +126,22 @@ class Bundle:
         home, there = (brought | module.inner).get(name, (module.name, name))
         if there != name: self.renamed.add(f'{name} = {there}')
         if home != module.name: return [(module_text(home), there, {})]
-        if there in module.outer: self.imports.add(module.outer[there]); return []
+        if there in module.outer:
+            if self.imports.setdefault(there, line := module.outer[there]) != line: raise UserError(f'{module.name}: {line!r}, and elsewhere {self.imports[there]!r}. Call them by different names.')
+            return []
         if there not in module.own: raise UserError(f'{module.name}: {there!r} is defined nowhere that a bundle can see. Define or import it at the top of the module.')
         key = module.name, module.own[there].lineno
         if key in self.texts: return []
-        self.imports |= types_named(module, module.own[there])
+        self.types |= types_named(module, module.own[there])
         self.texts[key], inside = definition(module, there)
         return [(module, other, inside) for other in looked_up(self.texts[key]) if other in inside or not hasattr(builtins, other)]
 
-# %% ../../nbs/api/using/bundle.ipynb #ba950860
+# %% ../../nbs/api/using/bundle.ipynb #5c43c671
 def collected(
     roots # (module, name) of what the file is for
 ) -> Bundle: # All that they need
     "Definitions and imports, followed from name to name."
-    found, waiting = Bundle({}, set(), set()), [(module_text(module), name, {}) for module, name in roots]
+    found, waiting = Bundle({}, {}, {}, set()), [(module_text(module), name, {}) for module, name in roots]
     while waiting: waiting += found.take(*waiting.pop())
     return found
 
@@ -162,7 +164,7 @@ def import_lines(
     for line in sorted(imports - set(whole), key=str.lower): taken.setdefault(line.split(' import ')[0], []).append(line.split(' import ')[1])
     return '\n'.join([*whole, *(f'{start} import {", ".join(names)}' for start, names in taken.items())])
 
-# %% ../../nbs/api/using/bundle.ipynb #6b5afff7
+# %% ../../nbs/api/using/bundle.ipynb #041c7c0e
 def bundle_source(
     roots,       # (module, name) of what the file is for
     about:str,   # Its docstring
@@ -170,7 +172,7 @@ def bundle_source(
 ) -> str:        # Python source that needs none of this library
     "Functions of the library, and all that they need of it, as one Python file."
     found = collected(roots)
-    top = f'"""{about.strip()}\n"""\nfrom __future__ import annotations\n{import_lines(found.imports)}'
+    top = f'"""{about.strip()}\n"""\nfrom __future__ import annotations\n{import_lines(set((found.types | found.imports).values()))}'
     text = '\n\n'.join(filter(None, [top, *in_order(found), '\n'.join(sorted(found.renamed)), last])) + '\n'
     unknown = sorted(name for name in looked_up(text) if not hasattr(builtins, name) and name not in ('__name__', '__file__'))
     if unknown: raise UserError(f'The file would use {listed(unknown)} without defining it. Import or define each at the top of its module.')

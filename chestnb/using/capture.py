@@ -6,28 +6,30 @@
 __all__ = ['STRONGEST', 'SIDE', 'MARGIN', 'BANNER', 'TABLE_COLUMNS', 'finding_cells', 'letters', 'wrapped', 'fitting', 'with_map',
            'Page', 'shown_map', 'panels', 'model_line', 'write_answer', 'findings_picture']
 
-# %% ../../nbs/api/using/capture.ipynb #b8b0016f
+# %% ../../nbs/api/using/capture.ipynb #9d837605
 import numpy as np
 from functools import lru_cache
 from pathlib import Path
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 from ..core.drawing import ORANGE
 from ..core.errors import NOT_FOR_CLINICAL_USE
+from ..core.text import interval_text
 from ..data.squares import pad_to_square
-from .answer_page import score_sentence, short_percent
-from .tables import by_odds, threshold_here
+from .answer_page import short_percent, value_words
+from .tables import by_odds, score_word, threshold_here
 
-# %% ../../nbs/api/using/capture.ipynb #57e20582
+# %% ../../nbs/api/using/capture.ipynb #cebebf6e
 def finding_cells(
     row:dict,  # A finding of an answer
     spec:dict  # Of the model
 ) -> list:     # Texts, one a column of `TABLE_COLUMNS`
     "A finding as a row of a table."
-    cut, (known, doubt) = threshold_here(row, spec), score_sentence(row)
+    cut, scored = threshold_here(row, spec), row['auroc'] is not None
     answer = 'no threshold' if cut is None else 'flagged' if row['flagged'] else 'not flagged'
-    share = '–' if row['prevalence'] is None else short_percent(row['prevalence'])
-    probability = short_percent(row['probability']) + ('' if row.get('calibrated', True) else ' *')
-    return [row['finding'].replace('_', ' '), probability, answer, '–' if cut is None else f"{short_percent(cut)} ({row['rule']})", share, f'{known} {doubt}'.strip()]
+    share = short_percent(row['prevalence']) if row.get('calibrated', True) and row['prevalence'] is not None else '–'
+    threshold = '–' if cut is None else f"{value_words(row, cut).removeprefix('score ')} ({row['rule']})"
+    known = [f"{row['part']} AUROC {interval_text(row['auroc'], row['low'], row['high'], 2)}"]*scored + [score_word(row)]
+    return [row['finding'].replace('_', ' '), value_words(row, row['probability']), answer, threshold, share, ', '.join(filter(None, known))]
 
 # %% ../../nbs/api/using/capture.ipynb #fa016cc2
 @lru_cache
@@ -76,9 +78,9 @@ def with_map(
     mask = Image.fromarray(np.asarray(strength).clip(0, 255).astype(np.uint8))
     return Image.composite(Image.new('RGB', square.size, ImageColor.getrgb(ORANGE)), square.convert('RGB'), mask)
 
-# %% ../../nbs/api/using/capture.ipynb #a58bb18f
+# %% ../../nbs/api/using/capture.ipynb #09aece0c
 SIDE, MARGIN, BANNER = 600, 20, 'RESEARCH USE ONLY – NOT FOR CLINICAL USE'
-TABLE_COLUMNS = {'finding': 0, 'probability': 190, 'answer': 290, 'threshold': 390, 'share assumed': 540, 'known of the model': 670}
+TABLE_COLUMNS = {'finding': 0, 'probability': 190, 'answer': 295, 'threshold': 395, 'share assumed': 545, 'known of the model': 665}
 
 class Page:
     "A white canvas that is filled from above."
@@ -132,14 +134,14 @@ class Page:
         "The page without what was not filled."
         return self.canvas.crop((0, 0, self.canvas.width, self.y))
 
-# %% ../../nbs/api/using/capture.ipynb #6d16ff2a
+# %% ../../nbs/api/using/capture.ipynb #5a7c496a
 def shown_map(
     answer,    # An `Answer`
     spec:dict  # Of the model
 ) -> tuple:    # (finding, its grid (h, w)), or ('', None)
-    "The map of the finding that is furthest above its threshold."
+    "The map of the finding that is furthest above its threshold, among those that the model was shown to tell from chance."
     if answer.maps is None or not answer.findings: return '', None
-    first = by_odds(answer.findings, spec)[0]['finding']
+    first = min(by_odds(answer.findings, spec), key=lambda row: not row['better_than_chance'])['finding']
     return first.replace('_', ' '), answer.maps[spec['findings'].index(first)]
 
 
@@ -154,7 +156,7 @@ def panels(
     if grid is not None: shown[f'Orange: what speaks for {finding} in this model; no proof of a place'] = with_map(square, grid)
     return shown
 
-# %% ../../nbs/api/using/capture.ipynb #ba5bf79a
+# %% ../../nbs/api/using/capture.ipynb #a963e460
 def model_line(
     spec:dict # Of the model
 ) -> str:     # One line
@@ -174,7 +176,6 @@ def write_answer(
     if answer.findings:
         page.row(list(TABLE_COLUMNS), bold=True)
         for row in by_odds(answer.findings, spec): page.row(finding_cells(row, spec), bold=bool(row['flagged']))
-        if not all(row.get('calibrated', True) for row in answer.findings): page.text('* not calibrated: a score, no probability', 14)
     elif answer.status == 'answered': page.text('The model gave no finding.')
     for note in answer.notes: page.text(f'Note: {note}', 14)
 

@@ -185,7 +185,7 @@ def moment_of(
         if date: return datetime.strptime(date + (time.split('.')[0] + '000000')[:6], '%Y%m%d%H%M%S')
     return datetime.strptime(spec['made'], '%Y-%m-%dT%H:%M:%SZ')
 
-# %% ../../nbs/api/using/dicom_report.ipynb #560d83c8
+# %% ../../nbs/api/using/dicom_report.ipynb #53e44d73
 def algorithm_of(
     spec:dict # Of the model
 ):            # AlgorithmIdentification of highdicom
@@ -209,7 +209,8 @@ def numbers_of(
     "Probability, assumed share and threshold on the same scale, where there are any."
     from pydicom.sr.codedict import codes
     sr = load_highdicom().sr
-    named = {'PROBABILITY' if finding.get('calibrated', True) else 'SCORE': finding['probability'], 'PREVALENCE': finding['prevalence'], 'THRESHOLD': threshold_here(finding, spec)}
+    calibrated = finding.get('calibrated', True)
+    named = {'PROBABILITY' if calibrated else 'SCORE': finding['probability'], 'PREVALENCE': finding['prevalence'] if calibrated else None, 'THRESHOLD': threshold_here(finding, spec)}
     return [sr.Measurement(own_code(name), round(float(value), 6), codes.UCUM.NoUnits) for name, value in named.items() if value is not None]
 
 

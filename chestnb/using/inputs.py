@@ -118,7 +118,7 @@ def find_radiographs(
     names = short_names([file.path for file in found.values()])
     return [FoundFile(file.path, file.problem, name) for file, name in zip(found.values(), names)]
 
-# %% ../../nbs/api/using/inputs.ipynb #cb917cc7
+# %% ../../nbs/api/using/inputs.ipynb #1065a45b
 MOST_PIXELS = 60_000_000  # of an image, by its header
 MOST_BYTES = 500_000_000  # of a file
 PICTURES = ('PNG', 'JPEG', 'TIFF', 'BMP', 'GIF', 'WEBP', 'JPEG2000') # Pillow's names of what is read
@@ -126,11 +126,13 @@ CONTENTS = {'PNG picture': rb'\x89PNG', 'JPEG picture': rb'\xff\xd8\xff', 'TIFF 
             'zip archive': rb'PK(\x03\x04|\x05\x06)', 'gzip archive': rb'\x1f\x8b', '7-Zip archive': rb"7z\xbc\xaf'\x1c", 'RAR archive': rb'Rar!', 'web page': rb'\s*<(!DOCTYPE html|html)'}
 
 def content_of(
-    path:str # An existing file
-) -> str:    # A key of `CONTENTS`, or '' for anything else
+    path:str,    # An existing file
+    meant:str='' # 'DICOM' or 'picture': told first where the file is that as well; the 128 bytes before DICOM's mark may be the head of a TIFF
+) -> str:        # A key of `CONTENTS`, or '' for anything else
     "What a file is, by its first bytes."
     with open(path, 'rb') as file: start = file.read(132)
-    return next((kind for kind, first in CONTENTS.items() if re.match(first, start, re.DOTALL | re.IGNORECASE)), '')
+    kinds = [kind for kind, first in CONTENTS.items() if re.match(first, start, re.DOTALL | re.IGNORECASE)]
+    return next((kind for kind in kinds if meant in kind), kinds[0] if kinds else '')
 
 def check_content(
     path:str # A file
@@ -141,7 +143,8 @@ def check_content(
     if not stat.S_ISREG(state.st_mode): raise UserError(f"{path}: is no file but {'a folder' if stat.S_ISDIR(state.st_mode) else 'a device'}. Give a file.")
     if not state.st_size: raise UserError(f'{path}: is empty (0 bytes). Copy or export it again.')
     if state.st_size > MOST_BYTES: raise UserError(f'{path}: has {state.st_size/1e6:,.0f} MB; an X-ray of at most {MOST_BYTES/1e6:,.0f} MB is expected.')
-    kind, meant = content_of(path), 'DICOM' if is_dicom(path) else 'picture'
+    meant = 'DICOM' if is_dicom(path) else 'picture'
+    kind = content_of(path, meant)
     if kind and not kind.endswith(('picture', 'file')): raise UserError(f'{path}: is a {kind}, whatever its name says. ' + (
         'Unpack it, and give the images inside.' if kind.endswith('archive') else 'Export the X-ray itself, as PNG or DICOM.'))
     if kind and meant not in kind: raise UserError(f"{path}: is a {kind}, whatever its name says. Give it a name that ends in {'.dcm' if meant == 'picture' else '.png, .jpg or .tif'}.")
