@@ -20,7 +20,7 @@ from .answer_page import flag_words, shown_parts, value_words, write_pages
 from .inputs import open_radiograph, plain_reason
 from .results import ResultFolder, model_state
 from .runner import Answer, answers_from
-from .tables import NEVER_SHOWN, by_odds, write_tables
+from .tables import COUNTED, NEVER_SHOWN, by_odds, write_tables
 
 # %% ../../nbs/api/using/answering.ipynb #de0a451e
 def plain_names(
@@ -137,7 +137,7 @@ def answer_files(
         work.results.forget_others([file.path for file in files])
         return work.write(), work.again
 
-# %% ../../nbs/api/using/answering.ipynb #649a03af
+# %% ../../nbs/api/using/answering.ipynb #190540c8
 def answer_line(
     answer:dict, # `Answer.to_dict()`
     spec:dict    # Of the model
@@ -157,7 +157,7 @@ def answers_summary(
     most:int=12   # Lines about single images
 ) -> str:         # Several lines
     "What was answered, for a terminal."
-    counts, first = Counter(answer['status'] for answer in answers), sorted(answers, key=lambda answer: answer['status'] == 'answered')
+    counts, first = Counter(answer['status'] for answer in answers), sorted(answers, key=lambda answer: -COUNTED.index(answer['status']))
     lines = [f"{plural(len(answers), 'file')}: {counts['answered']:,} answered, {counts['refused']:,} refused, {counts['failed']:,} could not be read" + f"; {again:,} of them were done before"*bool(again) + '.',
              *(f'  {answer_line(answer, spec)}' for answer in first[:most]), *([f'  … and {len(answers) - most:,} more, see predictions.csv'] if len(answers) > most else [])]
     lines.append('Probabilities assume the prevalence that was given.' if changed else 'Probabilities assume that findings are as common as among the validation patients (findings.csv); change it with --prevalence FINDING=SHARE.')
