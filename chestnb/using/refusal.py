@@ -29,7 +29,7 @@ from ..model.lungs import with_lungs
 from .cheap_checks import checks_of, picture_facts
 from .gate import Gate, gate_branch, gate_stage, grid_cells
 
-# %% ../../nbs/api/using/refusal.ipynb #ab70cff7
+# %% ../../nbs/api/using/refusal.ipynb #a64b8048
 def resized(
     square:np.ndarray, # uint8 (height, width)
     height:int,        # Pixels
@@ -38,11 +38,39 @@ def resized(
     "A picture in another size."
     return np.asarray(Image.fromarray(np.ascontiguousarray(square)).resize((width, height), Image.Resampling.BILINEAR))
 
-def mirrored(square, rng, other): return square[:, ::-1]
-def upside_down(square, rng, other): return square[::-1, ::rng.choice((-1, 1))]
-def rotated(square, rng, other): return np.rot90(square, rng.choice((1, 3)))
-def inverted(square, rng, other): return 255 - square
+def mirrored(
+    square:np.ndarray, # uint8 (S, S)
+    rng=None,          # Not used
+    other=None         # Not used
+) -> np.ndarray:       # uint8 (S, S)
+    "Left and right exchanged."
+    return square[:, ::-1]
 
+def upside_down(
+    square:np.ndarray, # uint8 (S, S)
+    rng=None,          # numpy Generator
+    other=None         # Not used
+) -> np.ndarray:       # uint8 (S, S)
+    "Upside down: turned by half, or mirrored at a horizontal line."
+    return square[::-1, ::rng.choice((-1, 1))]
+
+def rotated(
+    square:np.ndarray, # uint8 (S, S)
+    rng=None,          # numpy Generator
+    other=None         # Not used
+) -> np.ndarray:       # uint8 (S, S)
+    "Turned by a quarter."
+    return np.rot90(square, rng.choice((1, 3)))
+
+def inverted(
+    square:np.ndarray, # uint8 (S, S)
+    rng=None,          # Not used
+    other=None         # Not used
+) -> np.ndarray:       # uint8 (S, S)
+    "A negative."
+    return 255 - square
+
+# %% ../../nbs/api/using/refusal.ipynb #71614ab4
 def cropped(
     square:np.ndarray, # uint8 (S, S)
     rng,               # numpy Generator
