@@ -205,7 +205,7 @@ def load_gate(
     "The gate of a model."
     return read_gate(folder/GATE_FILE, spec['refusal']['scores']) if spec['refusal'].get('scores') else None
 
-# %% ../../nbs/api/using/ready.ipynb #6b3255f7
+# %% ../../nbs/api/using/ready.ipynb #2ab4b133
 def make_ready(
     run:str|Path,         # Folder of a trained model, or of a demo
     dataset:ChestDataset, # What it was trained on
@@ -239,4 +239,6 @@ def ready_or_why(
     "`make_ready` at the end of a training, which no mistake of its own shall spoil."
     started = time.perf_counter()
     try: return ready_text(make_ready(run, dataset, progress=False).spec, time.perf_counter() - started)
-    except UserError as error: return f'The model is trained, and was not made ready to answer: {error}'
+    except UserError as error: why = str(error)
+    except (ArithmeticError, LookupError, OSError, RuntimeError, ValueError) as error: why = f'{type(error).__name__}: {error}'
+    return f'The model is trained, and was not made ready to answer: {why}'

@@ -240,7 +240,7 @@ def choose_limits(
 
 STEPS = (1, 2, 4) # Images refused in one step
 
-# %% ../../nbs/api/using/refusal.ipynb #229e4764
+# %% ../../nbs/api/using/refusal.ipynb #8b67392d
 MOST_TRAIN, MOST_VALID, FEW = 800, 300, 60 # Images: training ones, as they are and mirrored; validation ones; spoilt ones of each other kind
 
 def split_images(
@@ -254,7 +254,7 @@ def split_images(
         f'a gate needs {LEAST_IMAGES} of each, and {FOLDS} patients. Use a larger data set.')
     return [part.iloc[np.sort(rng.permutation(len(part))[:most])] for part, most in zip(parts, (MOST_TRAIN, MOST_VALID))]
 
-LEAST_IMAGES = 20
+LEAST_IMAGES = 8
 
 def images_for(
     dataset:ChestDataset, # What the model was trained on
