@@ -23,7 +23,7 @@ from chestnb.data.phantom.anatomy import Anatomy
 from chestnb.data.phantom.cohort import render
 
 ARGS = '--no-sandbox --headless --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync'.split()
-WAIT = 600_000 # ms
+WAIT = 120_000 # ms
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -50,10 +50,15 @@ def answered(tab, paths):
     return time.perf_counter() - started, [ms/1000 for ms in tab.evaluate(f'items.slice(-{len(paths)}).map(item => item.answer.milliseconds)')]
 
 
-def megabytes():
-    "Resident memory of the browser's pages that this process started."
-    started = [p for p in psutil.Process().children(recursive=True) if '--type=renderer' in p.cmdline()]
-    return sum(p.memory_info().rss for p in started)/1e6
+def renderers():
+    "The browser's pages that this process started."
+    return [p for p in psutil.Process().children(recursive=True) if '--type=renderer' in p.cmdline()]
+
+
+def megabytes(): return sum(p.memory_info().rss for p in renderers())/1e6
+
+
+def cpu_seconds(): return sum(p.cpu_times().user + p.cpu_times().system for p in renderers())
 
 
 def main():
@@ -61,6 +66,7 @@ def main():
     parser.add_argument('page', type=Path)
     parser.add_argument('--visits', type=int, default=3)
     args = parser.parse_args()
+    if not (args.page/'index.html').is_file(): parser.error(f'{args.page} holds no page; make one: chestnb_page RUN --to {args.page}')
     chromium = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))))
     server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), partial(Quiet, directory=str(args.page)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -87,10 +93,11 @@ def main():
         alone = [answered(tab, [files['small.png']])[0] for _ in range(7)]
         print(f'1024×1024 PNG: {statistics.median(alone):.3f} s from file to page (median of 7)')
         for name in ('large.png', 'deep.dcm'): print(f'{name} ({files[name].stat().st_size/1e6:.0f} MB): {answered(tab, [files[name]])[0]:.2f} s')
-        counts = [megabytes()]
+        counts, before = [megabytes()], cpu_seconds()
         for _ in range(4):
             answered(tab, [files['small.png']]*25)
             counts.append(megabytes())
+        print(f'processor time of an image, mean of 100: {(cpu_seconds() - before)/100:.3f} s, the same on a busy machine')
         print('memory of the page after 0, 25, 50, 75, 100 more images: ' + ', '.join(f'{mb:.0f}' for mb in counts) + ' MB')
         browser.close()
 

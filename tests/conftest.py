@@ -22,6 +22,16 @@ def embedded():
 
 
 @pytest.fixture(scope='session')
+def split(embedded):
+    "Few images of the embedded set, for trainings of seconds: 64 to train on, 40 of other patients to validate."
+    import pandas as pd
+    from chestnb.data.dataset import ChestDataset
+    from chestnb.data.split import patient_split
+    whole = patient_split(ChestDataset(embedded).table)
+    return pd.concat([whole[whole.part == part].head(n) for part, n in (('train', 64), ('valid', 40))])
+
+
+@pytest.fixture(scope='session')
 def shared_nih():
     "Real NIH material that lies beside the repository on some machines and is never part of it."
     folder = ROOT.parent/'shared'/'nih'

@@ -11,7 +11,6 @@ from fastai.learner import load_learner
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from chestnb.data.dataset import ChestDataset
 from chestnb.data.parts import images_in
-from chestnb.data.split import patient_split
 from chestnb.model.config import TrainConfig
 from chestnb.model.learner import make_learner
 from chestnb.model.optimizer import LevelAdamW
@@ -21,12 +20,6 @@ TINY = dict(model=dict(branches=['test_resnet', 'test_byobnet'], reduced_channel
 
 @pytest.fixture(scope='module')
 def dataset(embedded): return ChestDataset(embedded)
-
-
-@pytest.fixture(scope='module')
-def split(dataset):
-    whole = patient_split(dataset.table)
-    return pd.concat([whole[whole.part == part].head(n) for part, n in (('train', 64), ('valid', 40))])
 
 
 @pytest.fixture

@@ -253,6 +253,15 @@ def test_files_of_somebody_else_stay(say, xrays, tmp_path):
     assert say(xrays, '--out', sorted(xrays.iterdir())[0])[0] == 2
 
 
+def test_names_that_differ_by_a_blank_or_a_folder(say, xrays, tmp_path):
+    first = sorted(xrays.iterdir())[0]
+    (xrays/'ward').mkdir()
+    for name in ('a b.png', 'a_b.png', 'ward/a_b.png'): shutil.copy(first, xrays/name)
+    code, out, err = say(xrays, '--out', 'results')
+    table = pd.read_csv(tmp_path/'results'/'predictions.csv')
+    assert code == 0 and len(table) == 6 and table['Image Index'].is_unique, err
+
+
 def test_two_at_once(say, xrays, tmp_path):
     from chestnb.core.locks import folder_lock
     (tmp_path/'results').mkdir()

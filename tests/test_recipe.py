@@ -10,7 +10,6 @@ from chestnb.commands.pipeline import demo_configs
 from chestnb.data.augment import XrayAugment
 from chestnb.data.dataset import ChestDataset
 from chestnb.data.parts import images_in
-from chestnb.data.split import patient_split
 from chestnb.evaluation.metrics import macro_auroc
 from chestnb.model.arguments import arguments_of, check_arguments
 from chestnb.model.callbacks import averaged, AverageWeights, BranchLoss, FusionGradient, recipe_callbacks
@@ -30,12 +29,6 @@ LEVERS = TINY | dict(model=VIEWS | dict(branch_dropout=.2, dropout=.1), average_
 
 @pytest.fixture(scope='module')
 def dataset(embedded): return ChestDataset(embedded)
-
-
-@pytest.fixture(scope='module')
-def split(dataset):
-    whole = patient_split(dataset.table)
-    return pd.concat([whole[whole.part == part].head(n) for part, n in (('train', 64), ('valid', 40))])
 
 
 def learner(dataset, split, **changes): return make_learner(dataset, split, TrainConfig(**TINY | changes))

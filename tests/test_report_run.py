@@ -1,5 +1,6 @@
 "The run behind a report: what its folder, its split, its spec and its export say, and what they must not be made to say."
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -136,8 +137,9 @@ def test_answers_of_the_spec_as_a_table(run):
 def test_refusal_figures_are_those_of_the_spec(run):
     found = run_behind(run/'test_predictions.csv')
     assert refusal_text(found) == 'Images are refused by upside down, blank; how often was not measured in this run'
-    found.spec['refusal']['figures'] = {'validation images': dict(images=1200, refused=9)}
-    assert refusal_text(found).endswith('validation images: 9 of 1,200 refused')
+    assert refusal_text(replace(found, spec=found.spec | dict(refusal=dict(scores=[], checks={})))).startswith('Nothing: it answers for any image')
+    found.spec['refusal'] |= dict(figures=dict(train_refused=.01, valid_refused=.0075, accepted={'upside_down': 0., 'mirrored': .025}), fitted_on=dict(valid_images=1200))
+    assert refusal_text(found).endswith('; of the 1,200 validation images on which the limits were chosen, 0.8% are refused; of the same, spoilt on purpose, are accepted: upside down 0.0%, mirrored 2.5%')
 
 
 def test_the_command_on_the_page_names_run_and_export_without_their_folders():

@@ -83,14 +83,14 @@ def impute(
     filled[removed] = solved + noise*np.random.default_rng(seed).standard_normal(len(solved))
     return filled
 
-# %% ../../nbs/api/evaluation/completeness.ipynb #3120d380
+# %% ../../nbs/api/evaluation/completeness.ipynb #cb5d3241
 ROAD_SHARES = (.1, .3, .5)
 
 def road_scores(
-    images:np.ndarray, # (n, S, S), as the model sees them, grey in 0..1
-    maps,              # (n, S, S): one map for each image
-    score,             # Function from (n, S, S) images to (n,) scores, for example logits of each image's finding
-    shares=ROAD_SHARES,# Shares of the pixels that are removed
+    images:np.ndarray, # (n, S, S) or (n, views, S, S), as the model sees them, grey in 0..1
+    maps,              # As `images`: one map for each picture
+    score,             # Function from such images to (n,) scores, for example logits of each image's finding
+    shares=ROAD_SHARES,# Shares of the pixels that are removed; with several views, of each of them
     noise:float=.01,   # See `impute`
     grid:int=8,        # Cells a side of the random grid that breaks ties
     seed:int=0,        # Of noise and ties
@@ -98,10 +98,12 @@ def road_scores(
 ) -> pd.DataFrame:     # One row an image: change of the score for each order and share ('most 10 %', ...), and 'ROAD'
     "How the score changes as pixels are removed, most relevant first and least relevant first."
     if np.shape(images) != np.shape(maps): raise UserError(f'images have the shape {np.shape(images)} and maps {np.shape(maps)}; expected one map for each image, as large as it.')
-    ties, whole, changes = random_maps(len(images), grid, np.shape(images)[1], [seed, 1]), score(images), {}
+    shape, whole, changes = np.shape(images), score(images), {}
+    pictures, marked = (np.reshape(each, (-1, *shape[-2:])) for each in (images, maps))
+    ties = random_maps(len(pictures), grid, shape[-1], [seed, 1])
     for order, share in tqdm([(o, s) for o in ORDERS for s in shares], desc='removing pixels', delay=2, leave=False, disable=not progress):
-        filled = [impute(image, removed_pixels(map_, share, order, tie), noise, [seed, i]) for i, (image, map_, tie) in enumerate(zip(images, maps, ties))]
-        changes[f'{order} {100*share:g} %'] = score(np.clip(filled, 0, 1)) - whole     # noise may leave 0..1, and grey may not
+        filled = [impute(image, removed_pixels(map_, share, order, tie), noise, [seed, i]) for i, (image, map_, tie) in enumerate(zip(pictures, marked, ties))]
+        changes[f'{order} {100*share:g} %'] = score(np.clip(filled, 0, 1).reshape(shape)) - whole     # noise may leave 0..1, and grey may not
     table = pd.DataFrame(changes)
     least, most = (table[[f'{order} {100*share:g} %' for share in shares]].to_numpy().mean(1) for order in reversed(ORDERS))
     return table.assign(ROAD=(least - most)/2)

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['LEAST_QUALITY', 'LEAST_AREA', 'MOST_AREA', 'IMAGES_A_PART', 'ENOUGH', 'load_segmenter', 'is_usable', 'row_of_mask',
-           'segment_images', 'images_digest', 'cached_masks_path', 'unusable_images', 'segment_parts', 'found_text',
-           'found_masks', 'segment_dataset', 'with_lungs']
+           'segment_images', 'cached_masks_path', 'unusable_images', 'segment_parts', 'found_text', 'found_masks',
+           'segment_dataset', 'with_lungs']
 
-# %% ../../nbs/api/model/lungs.ipynb #7185c8ff
+# %% ../../nbs/api/model/lungs.ipynb #6b0ea11b
 import hashlib, shutil, time
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from tqdm import tqdm
 from typing import Iterable
 from ..core.cache import cache_folder
 from ..core.errors import UserError
+from ..core.files import digest_of_files
 from ..core.locks import file_lock
 from ..core.text import listed, plural
 from ..data.dataset import ChestDataset
@@ -75,24 +76,14 @@ def segment_images(
         rows += [row_of_mask(name, p, quality, image.size[::-1], segmenter.structures) for name, image, p, quality in zip(names, opened, *found)]
     return pd.DataFrame(rows)
 
-# %% ../../nbs/api/model/lungs.ipynb #e06db177
-def images_digest(
-    dataset:ChestDataset, # Its images
-    at_most:int=5_000     # Larger sets are told apart by names and sizes, not by every byte
-) -> str:                 # 64 hexadecimal digits
-    "Changes when an image changes."
-    digest, names = hashlib.sha256(), sorted(dataset.table.image)
-    for path in map(dataset.image_path, names):
-        digest.update(path.name.encode() + b'\0')
-        digest.update(path.read_bytes() if len(names) <= at_most else str(path.stat().st_size).encode())
-    return digest.hexdigest()
-
+# %% ../../nbs/api/model/lungs.ipynb #0554ba01
 def cached_masks_path(
     dataset:ChestDataset,   # Gives the images
     segmenter:LungSegmenter # From `load_segmenter`
 ) -> Path:                  # A file in the user's cache, perhaps not there yet
     "Where found masks are kept."
-    key = hashlib.sha256(f'{images_digest(dataset)} {segmenter.info.get("sha256")} {LEAST_QUALITY} {LEAST_AREA} {MOST_AREA}'.encode())
+    images = digest_of_files([dataset.image_path(name) for name in sorted(dataset.table.image)], after_name=b'\0')
+    key = hashlib.sha256(f'{images} {segmenter.info.get("sha256")} {LEAST_QUALITY} {LEAST_AREA} {MOST_AREA}'.encode())
     return cache_folder('lungs')/f'{key.hexdigest()[:24]}.csv'
 
 def unusable_images(

@@ -8,7 +8,7 @@ __all__ = ['FORMATS', 'CHECKPOINT', 'LOOK_EVERY', 'MAY_CHANGE', 'FIGURES', 'save
            'run_record', 'record_differences', 'in_todays_names', 'refuse_other_run', 'has_epochs', 'open_run',
            'locked_run']
 
-# %% ../../nbs/api/model/runs.ipynb #a9bc13fb
+# %% ../../nbs/api/model/runs.ipynb #52b3c2bd
 import hashlib, json, math, time
 import pandas as pd
 import safetensors.torch
@@ -22,7 +22,7 @@ from fastai.callback.core import Callback, CancelFitException
 from fastcore.basics import patch
 from safetensors import safe_open, SafetensorError
 from ..core.errors import NOT_FOR_CLINICAL_USE, UserError
-from ..core.files import read_json, sha256_of, write_atomically, write_csv, write_json
+from ..core.files import digest_of_files, read_json, sha256_of, write_atomically, write_csv, write_json
 from ..core.locks import folder_lock, LOCK_FILES
 from ..data.dataset import ChestDataset
 from ..data.findings import FINDINGS
@@ -201,18 +201,13 @@ def after_epoch(self:RunRecorder):
     write_csv(self.folder/'history.csv', pd.DataFrame(self.rows))
     if self.on_epoch: self.on_epoch(row)
 
-# %% ../../nbs/api/model/runs.ipynb #eb3450d5
+# %% ../../nbs/api/model/runs.ipynb #204fbe8e
 def files_digest(
-    dataset:ChestDataset, # Its images, and its masks if it has any
-    at_most:int=5_000     # Larger sets are told apart by names and sizes, not by every byte
-) -> str:                 # 64 hexadecimal digits
+    dataset:ChestDataset # Its images, and its masks if it has any
+) -> str:                # 64 hexadecimal digits
     "Changes when an image or the masks change, so that a changed data set is not taken for the old one"
-    digest, files = hashlib.sha256(), [dataset.image_path(name) for name in sorted(dataset.table.image)]
-    if dataset.masks_path: files.append(dataset.masks_path)
-    for path in files:
-        digest.update(path.name.encode())
-        digest.update(path.read_bytes() if len(files) <= at_most else str(path.stat().st_size).encode())
-    return digest.hexdigest()
+    files = [dataset.image_path(name) for name in sorted(dataset.table.image)]
+    return digest_of_files(files + ([dataset.masks_path] if dataset.masks_path else []))
 
 def data_record(
     dataset:ChestDataset # What is trained on

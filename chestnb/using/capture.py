@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['STRONGEST', 'SIDE', 'MARGIN', 'BANNER', 'TABLE_COLUMNS', 'finding_cells', 'letters', 'wrapped', 'fitting', 'with_map',
-           'Page', 'shown_map', 'panels', 'model_line', 'write_answer', 'findings_picture']
+           'Sheet', 'shown_map', 'panels', 'model_line', 'write_answer', 'findings_picture']
 
-# %% ../../nbs/api/using/capture.ipynb #9d837605
+# %% ../../nbs/api/using/capture.ipynb #d0eeb879
 import numpy as np
+from fastcore.basics import patch
 from functools import lru_cache
 from pathlib import Path
 from PIL import Image, ImageColor, ImageDraw, ImageFont
@@ -78,11 +79,11 @@ def with_map(
     mask = Image.fromarray(np.asarray(strength).clip(0, 255).astype(np.uint8))
     return Image.composite(Image.new('RGB', square.size, ImageColor.getrgb(ORANGE)), square.convert('RGB'), mask)
 
-# %% ../../nbs/api/using/capture.ipynb #09aece0c
+# %% ../../nbs/api/using/capture.ipynb #15724676
 SIDE, MARGIN, BANNER = 600, 20, 'RESEARCH USE ONLY – NOT FOR CLINICAL USE'
 TABLE_COLUMNS = {'finding': 0, 'probability': 190, 'answer': 295, 'threshold': 395, 'share assumed': 545, 'known of the model': 665}
 
-class Page:
+class Sheet:
     "A white canvas that is filled from above."
     def __init__(self,
         width:int=2*SIDE + 3*MARGIN, # Pixels
@@ -91,48 +92,55 @@ class Page:
         self.canvas, self.y = Image.new('RGB', (width, most), 'white'), 0
         self.draw = ImageDraw.Draw(self.canvas)
 
-    def banner(self,
-        text:str # One line
-    ):
-        "White letters on dark red, from edge to edge."
-        self.draw.rectangle((0, self.y, self.canvas.width, self.y + 43), fill='#7f0000')
-        self.draw.text((self.canvas.width//2, self.y + 22), text, fill='white', font=letters(22, True), anchor='mm')
-        self.y += 56
+# %% ../../nbs/api/using/capture.ipynb #88dcd076
+@patch
+def banner(self:Sheet,
+    text:str # One line
+):
+    "White letters on dark red, from edge to edge."
+    self.draw.rectangle((0, self.y, self.canvas.width, self.y + 43), fill='#7f0000')
+    self.draw.text((self.canvas.width//2, self.y + 22), text, fill='white', font=letters(22, True), anchor='mm')
+    self.y += 56
 
-    def text(self,
-        text:str,          # Any length; broken into lines
-        size:int=15,       # Height of the letters, pixels
-        bold:bool=False,   # Bold letters
-        colour='black'     # Of the letters
-    ):
-        "A paragraph."
-        for line in wrapped(text, letters(size, bold), self.canvas.width - 2*MARGIN):
-            self.draw.text((MARGIN, self.y), line, fill=colour, font=letters(size, bold))
-            self.y += size + 6
+@patch
+def text(self:Sheet,
+    text:str,          # Any length; broken into lines
+    size:int=15,       # Height of the letters, pixels
+    bold:bool=False,   # Bold letters
+    colour='black'     # Of the letters
+):
+    "A paragraph."
+    for line in wrapped(text, letters(size, bold), self.canvas.width - 2*MARGIN):
+        self.draw.text((MARGIN, self.y), line, fill=colour, font=letters(size, bold))
+        self.y += size + 6
 
-    def row(self,
-        cells:list,      # Texts, one a column of `TABLE_COLUMNS`
-        bold:bool=False  # Bold letters
-    ):
-        "A line of a table; what is too long for its column is cut."
-        starts = [*TABLE_COLUMNS.values(), self.canvas.width - 2*MARGIN]
-        for cell, x, end in zip(cells, starts, starts[1:]):
-            self.draw.text((MARGIN + x, self.y), fitting(cell, letters(13, bold), end - x - 8), fill='black', font=letters(13, bold))
-        self.y += 20
+# %% ../../nbs/api/using/capture.ipynb #8dafcf24
+@patch
+def row(self:Sheet,
+    cells:list,      # Texts, one a column of `TABLE_COLUMNS`
+    bold:bool=False  # Bold letters
+):
+    "A line of a table; what is too long for its column is cut."
+    starts = [*TABLE_COLUMNS.values(), self.canvas.width - 2*MARGIN]
+    for cell, x, end in zip(cells, starts, starts[1:]):
+        self.draw.text((MARGIN + x, self.y), fitting(cell, letters(13, bold), end - x - 8), fill='black', font=letters(13, bold))
+    self.y += 20
 
-    def pictures(self,
-        pictures:dict # Caption -> image (side, side), two at most
-    ):
-        "Pictures in a row, each below its caption."
-        for i, (caption, picture) in enumerate(pictures.items()):
-            x = MARGIN + i*(SIDE + MARGIN) if len(pictures) > 1 else (self.canvas.width - SIDE)//2
-            self.draw.text((x, self.y), caption, fill='black', font=letters(15))
-            self.canvas.paste(picture, (x, self.y + 23))
-        self.y += SIDE + 36
+@patch
+def pictures(self:Sheet,
+    pictures:dict # Caption -> image (side, side), two at most
+):
+    "Pictures in a row, each below its caption."
+    for i, (caption, picture) in enumerate(pictures.items()):
+        x = MARGIN + i*(SIDE + MARGIN) if len(pictures) > 1 else (self.canvas.width - SIDE)//2
+        self.draw.text((x, self.y), caption, fill='black', font=letters(15))
+        self.canvas.paste(picture, (x, self.y + 23))
+    self.y += SIDE + 36
 
-    def cut(self) -> Image.Image: # Mode 'RGB'
-        "The page without what was not filled."
-        return self.canvas.crop((0, 0, self.canvas.width, self.y))
+@patch
+def cut(self:Sheet) -> Image.Image: # Mode 'RGB'
+    "The page without what was not filled."
+    return self.canvas.crop((0, 0, self.canvas.width, self.y))
 
 # %% ../../nbs/api/using/capture.ipynb #5a7c496a
 def shown_map(
@@ -156,7 +164,7 @@ def panels(
     if grid is not None: shown[f'Orange: what speaks for {finding} in this model; no proof of a place'] = with_map(square, grid)
     return shown
 
-# %% ../../nbs/api/using/capture.ipynb #a963e460
+# %% ../../nbs/api/using/capture.ipynb #c7c5b488
 def model_line(
     spec:dict # Of the model
 ) -> str:     # One line
@@ -165,7 +173,7 @@ def model_line(
 
 
 def write_answer(
-    page:Page, # Is filled
+    page:Sheet, # Is filled
     answer,    # An `Answer`
     spec:dict  # Of the model
 ):
@@ -179,14 +187,14 @@ def write_answer(
     elif answer.status == 'answered': page.text('The model gave no finding.')
     for note in answer.notes: page.text(f'Note: {note}', 14)
 
-
+# %% ../../nbs/api/using/capture.ipynb #31d2e948
 def findings_picture(
     answer,            # An `Answer`
     image:Image.Image, # Mode 'L', any size: the X-ray as it is meant to be seen
     spec:dict          # Of the model
 ) -> Image.Image:      # Mode 'RGB', 1,260 pixels wide
     "An answer as one picture that says what it is not for."
-    page = Page()
+    page = Sheet()
     page.banner(BANNER)
     page.pictures(panels(answer, image, spec))
     page.text(model_line(spec), 16, bold=True)

@@ -91,7 +91,7 @@ def copied_value(
     words = re.sub(r'(?<=[a-z])(?=[A-Z])', ' ', keyword)
     return '', f'its {words} {said!r:.80} does not fit that attribute, and is left empty here'
 
-# %% ../../nbs/api/using/dicom_report.ipynb #1cdb2fac
+# %% ../../nbs/api/using/dicom_report.ipynb #228221c0
 def usable_uid(
     dicom,       # A pydicom Dataset
     keyword:str  # 'StudyInstanceUID' ...
@@ -101,7 +101,6 @@ def usable_uid(
     found = [said for said in (header_text(dicom, keyword), header_text(dicom.file_meta, inside)) if re.fullmatch(r'(?=.{3,64}$)\d+(\.\d+)+', said)]
     return found[0] if found else ''
 
-
 def new_uid(
     *sources # Texts; the same texts give the same number
 ) -> str:    # A DICOM unique identifier
@@ -109,7 +108,7 @@ def new_uid(
     from pydicom.uid import generate_uid
     return str(generate_uid(entropy_srcs=[json.dumps(['chestnb', *sources])]))
 
-
+# %% ../../nbs/api/using/dicom_report.ipynb #a3eaa2a7
 def identified(
     dicom,      # A pydicom Dataset
     reference,  # A pydicom Dataset; the identifiers are written into it
@@ -129,7 +128,6 @@ def identified(
     reference.SOPClassUID = kind
     return notes
 
-
 def is_known_kind(
     uid:str  # SOP Class UID
 ) -> bool:   # False for private and retired kinds
@@ -137,7 +135,7 @@ def is_known_kind(
     from highdicom._standard_utils import get_sop_class_iod_map
     return uid in get_sop_class_iod_map()
 
-
+# %% ../../nbs/api/using/dicom_report.ipynb #127a3b89
 def reference_of(
     path:str|Path # A DICOM file
 ) -> tuple:       # (pydicom Dataset with what the results take over, notes: list of sentences)
@@ -154,7 +152,6 @@ def reference_of(
         if reference.get('PatientIdentityRemoved') == 'YES' and 'DeidentificationMethod' not in reference: reference.DeidentificationMethod = 'Not said in the image'
         reference.PatientOrientation = orientation_of(dicom)
     return reference, [f'About the file: {note}.' for note in notes]
-
 
 def orientation_of(
     dicom # A pydicom Dataset
@@ -185,7 +182,7 @@ def moment_of(
         if date: return datetime.strptime(date + (time.split('.')[0] + '000000')[:6], '%Y%m%d%H%M%S')
     return datetime.strptime(spec['made'], '%Y-%m-%dT%H:%M:%SZ')
 
-# %% ../../nbs/api/using/dicom_report.ipynb #53e44d73
+# %% ../../nbs/api/using/dicom_report.ipynb #b0f6db05
 def algorithm_of(
     spec:dict # Of the model
 ):            # AlgorithmIdentification of highdicom
@@ -193,14 +190,12 @@ def algorithm_of(
     says = [model_checksum(spec), f"trained on: {'SYNTHETIC images' if spec.get('synthetic') else 'radiographs'}", NOT_FOR_CLINICAL_USE]
     return load_highdicom().sr.AlgorithmIdentification(name=spec['name'], version=f"chestnb {spec['chestnb']}, made {spec['made']}", parameters=says, manufacturer='chestnb')
 
-
 def comment(
     text:str # A sentence
 ):           # TextContentItem of highdicom
     "A text of a report."
     from pydicom.sr.codedict import codes
     return load_highdicom().sr.TextContentItem(codes.DCM.Comment, text, 'CONTAINS')
-
 
 def numbers_of(
     finding:dict, # Of an answer
@@ -213,7 +208,7 @@ def numbers_of(
     named = {'PROBABILITY' if calibrated else 'SCORE': finding['probability'], 'PREVALENCE': finding['prevalence'] if calibrated else None, 'THRESHOLD': threshold_here(finding, spec)}
     return [sr.Measurement(own_code(name), round(float(value), 6), codes.UCUM.NoUnits) for name, value in named.items() if value is not None]
 
-
+# %% ../../nbs/api/using/dicom_report.ipynb #54a58fe3
 def group_of(
     name:str,         # What is measured, unique in the report
     reference,        # From `reference_of`
@@ -232,7 +227,6 @@ def group_of(
         source_images=[sr.SourceImageForMeasurementGroup(reference.SOPClassUID, reference.SOPInstanceUID)])
     group[0].ContentSequence.extend(comment(text) for text in comments)
     return group
-
 
 def groups_of(
     answer,    # An `Answer`
@@ -271,7 +265,7 @@ def report_content(
     content.extend([*map(comment, texts), last])
     return report
 
-# %% ../../nbs/api/using/dicom_report.ipynb #bf433077
+# %% ../../nbs/api/using/dicom_report.ipynb #cdd13a40
 def written_text(
     answer,      # An `Answer`
     reference,   # From `reference_of`
@@ -282,7 +276,6 @@ def written_text(
     said = {name: value for name, value in answer.to_dict().items() if name not in ('image', 'path')}
     known = {element.keyword: str(element.value) for element in reference}
     return json.dumps([known, spec['name'], spec['findings'], model_checksum(spec), said, notes], sort_keys=True, default=str, ensure_ascii=False)
-
 
 def series_of(
     kind:str,       # 'report' or 'capture'
@@ -296,7 +289,7 @@ def series_of(
                 manufacturer_model_name=spec['name'][:64], software_versions=f"chestnb {spec['chestnb']}"[:64], device_serial_number=new_uid(model_checksum(spec)),
                 series_description=f'chestnb {kind}: RESEARCH, not for clinical use', content_date=moment.date(), content_time=moment.time(), specific_character_set=None if source.isascii() else 'ISO_IR 192') # UTF-8 where a letter needs it
 
-
+# %% ../../nbs/api/using/dicom_report.ipynb #a112101f
 def without_clock(
     result,         # A DICOM object of highdicom; changed in place
     moment:datetime # Of the results
@@ -308,7 +301,6 @@ def without_clock(
     for keyword in ('InstanceCreationTime', 'TimeOfSecondaryCapture'):
         if keyword in result: setattr(result, keyword, moment.strftime('%H%M%S'))
     return result
-
 
 def structured_report(
     answer,          # An `Answer`
@@ -357,7 +349,7 @@ def source_item(
     item.PurposeOfReferenceCodeSequence = [load_highdicom().sr.CodedConcept('121322', 'DCM', 'Source image for image processing operation')]
     return item
 
-# %% ../../nbs/api/using/dicom_report.ipynb #03517c87
+# %% ../../nbs/api/using/dicom_report.ipynb #8818bb3b
 def picture_of(
     source:str|Path, # A DICOM file
     answer,          # Its `Answer`
@@ -370,13 +362,11 @@ def picture_of(
         return None
     return findings_picture(answer, image, spec)
 
-
 def holds_image(
     source:str|Path # A DICOM file
 ) -> bool:          # Of any kind
     "Whether a DICOM file has rows and columns."
     with names_the_file(source): return all((header_numbers(open_dicom(source, pixels=False), name) or [0])[0] >= 1 for name in ('Rows', 'Columns'))
-
 
 def dicom_results(
     source:str|Path, # A DICOM file
@@ -390,7 +380,7 @@ def dicom_results(
     if picture: results['capture'] = secondary_capture(answer, picture, reference, spec, moment, notes)
     return results
 
-
+# %% ../../nbs/api/using/dicom_report.ipynb #394393ec
 def write_dicom_results(
     source:str|Path,   # The DICOM file that was answered
     answer,            # Its `Answer`

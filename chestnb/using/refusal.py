@@ -29,7 +29,7 @@ from ..model.lungs import with_lungs
 from .cheap_checks import checks_of, picture_facts
 from .gate import Gate, gate_branch, gate_stage, grid_cells
 
-# %% ../../nbs/api/using/refusal.ipynb #ab70cff7
+# %% ../../nbs/api/using/refusal.ipynb #a64b8048
 def resized(
     square:np.ndarray, # uint8 (height, width)
     height:int,        # Pixels
@@ -38,11 +38,39 @@ def resized(
     "A picture in another size."
     return np.asarray(Image.fromarray(np.ascontiguousarray(square)).resize((width, height), Image.Resampling.BILINEAR))
 
-def mirrored(square, rng, other): return square[:, ::-1]
-def upside_down(square, rng, other): return square[::-1, ::rng.choice((-1, 1))]
-def rotated(square, rng, other): return np.rot90(square, rng.choice((1, 3)))
-def inverted(square, rng, other): return 255 - square
+def mirrored(
+    square:np.ndarray, # uint8 (S, S)
+    rng=None,          # Not used
+    other=None         # Not used
+) -> np.ndarray:       # uint8 (S, S)
+    "Left and right exchanged."
+    return square[:, ::-1]
 
+def upside_down(
+    square:np.ndarray, # uint8 (S, S)
+    rng=None,          # numpy Generator
+    other=None         # Not used
+) -> np.ndarray:       # uint8 (S, S)
+    "Upside down: turned by half, or mirrored at a horizontal line."
+    return square[::-1, ::rng.choice((-1, 1))]
+
+def rotated(
+    square:np.ndarray, # uint8 (S, S)
+    rng=None,          # numpy Generator
+    other=None         # Not used
+) -> np.ndarray:       # uint8 (S, S)
+    "Turned by a quarter."
+    return np.rot90(square, rng.choice((1, 3)))
+
+def inverted(
+    square:np.ndarray, # uint8 (S, S)
+    rng=None,          # Not used
+    other=None         # Not used
+) -> np.ndarray:       # uint8 (S, S)
+    "A negative."
+    return 255 - square
+
+# %% ../../nbs/api/using/refusal.ipynb #71614ab4
 def cropped(
     square:np.ndarray, # uint8 (S, S)
     rng,               # numpy Generator
@@ -240,7 +268,7 @@ def choose_limits(
 
 STEPS = (1, 2, 4) # Images refused in one step
 
-# %% ../../nbs/api/using/refusal.ipynb #229e4764
+# %% ../../nbs/api/using/refusal.ipynb #8b67392d
 MOST_TRAIN, MOST_VALID, FEW = 800, 300, 60 # Images: training ones, as they are and mirrored; validation ones; spoilt ones of each other kind
 
 def split_images(
@@ -254,7 +282,7 @@ def split_images(
         f'a gate needs {LEAST_IMAGES} of each, and {FOLDS} patients. Use a larger data set.')
     return [part.iloc[np.sort(rng.permutation(len(part))[:most])] for part, most in zip(parts, (MOST_TRAIN, MOST_VALID))]
 
-LEAST_IMAGES = 20
+LEAST_IMAGES = 8
 
 def images_for(
     dataset:ChestDataset, # What the model was trained on

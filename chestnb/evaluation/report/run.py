@@ -91,7 +91,7 @@ def export_of(
         except UserError: continue # changed since: nothing is said of it
     return {}
 
-# %% ../../../nbs/api/evaluation/report/run.ipynb #2757e9a5
+# %% ../../../nbs/api/evaluation/report/run.ipynb #75ad686f
 def joined(
     *parts, # Texts, some empty
     by='; ' # Between them
@@ -163,10 +163,12 @@ def refusal_text(
     "How often it refuses what it was made for, and what it was not, as measured."
     said = run.spec.get('refusal') or {}
     names = [score['name'].replace('_', ' ') for score in said.get('scores', [])] + list(said.get('checks', {}))
-    if not names: return ''
-    figures = [f"{name}: {row['refused']:,} of {row['images']:,} refused" for name, row in (said.get('figures') or {}).items()
-               if isinstance(row, dict) and {'refused', 'images'} <= row.keys()]
-    return joined(f"Images are refused by {listed([name.replace('_', ' ') for name in names], 12)}", '; '.join(figures) or 'how often was not measured in this run')
+    if not names: return 'Nothing: it answers for any image that it is given' if run.spec else ''
+    figures, counts = said.get('figures') or {}, said.get('fitted_on') or {}
+    own = f"of the {counts['valid_images']:,} validation images on which the limits were chosen, {figures['valid_refused']:.1%} are refused" if 'valid_images' in counts and 'valid_refused' in figures else ''
+    spoilt = ', '.join(f"{kind.replace('_', ' ')} {share:.1%}" for kind, share in (figures.get('accepted') or {}).items())
+    return joined(f"Images are refused by {listed([name.replace('_', ' ') for name in names], 20)}", own,
+                  f'of the same, spoilt on purpose, are accepted: {spoilt}' if spoilt else '', '' if own or spoilt else 'how often was not measured in this run')
 
 
 def exported_text(

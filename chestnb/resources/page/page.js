@@ -178,9 +178,8 @@ function viewsPart({views, box}) {
 }
 
 function squareCanvas(grey) {
-  const side = spec.image_size, canvas = element('canvas', {width: side, height: side, ariaHidden: 'true'}), pixels = new ImageData(side, side)
-  new Uint32Array(pixels.data.buffer).set(Uint32Array.from(grey, v => 0xff000000 | v << 16 | v << 8 | v))
-  canvas.getContext('2d').putImageData(pixels, 0, 0)
+  const side = spec.image_size, canvas = element('canvas', {width: side, height: side, ariaHidden: 'true'})
+  canvas.getContext('2d').putImageData(canvasPixels(picture(side, side, grey)), 0, 0)
   return canvas
 }
 

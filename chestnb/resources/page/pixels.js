@@ -27,7 +27,7 @@ class Colours {
 // 16-bit samples -> 8 bits, going by the bulk of them (`data.images.grey_from_16_bit`)
 function greyFrom16(samples, bulk = .995) {
   const counts = new Float64Array(17), grey = new Uint8Array(samples.length)
-  for (const v of samples) counts[32 - Math.clz32(v)]++
+  for (let i = 0; i < samples.length; i++) counts[32 - Math.clz32(samples[i])]++
   let below = 0, bits = 16
   for (let b = 0; b <= 16; b++) {
     below += counts[b]
@@ -36,6 +36,13 @@ function greyFrom16(samples, bulk = .995) {
   const most = 2**bits - 1, shift = bits - 8
   for (let i = 0; i < samples.length; i++) grey[i] = Math.min(samples[i], most) >> shift
   return grey
+}
+
+// Grey -> the pixels of a canvas
+function canvasPixels({width, height, data}) {
+  const pixels = new ImageData(width, height), rgba = new Uint32Array(pixels.data.buffer)
+  for (let i = 0; i < rgba.length; i++) rgba[i] = 0xff000000 | data[i]*0x010101
+  return pixels
 }
 
 // Turn a picture as its Exif note says (1 to 8)
@@ -111,16 +118,28 @@ function filterWeights(length, start, end, size) {
 
 const BITS = 22   // of the fixed-point weights that Pillow uses for 8-bit pixels
 
-// `lines` lines of `data` (a line's pixels are `step` apart, lines `stride`) filtered into `out`
-function filterLines(data, lines, stride, step, weights, out, outStride, outStep, whole) {
-  for (let i = 0; i < weights.length; i++) {
-    const [first, exact] = weights[i], w = whole ? Int32Array.from(exact, k => Math.trunc(.5 + k*2**BITS)) : exact, n = w.length
-    for (let line = 0; line < lines; line++) {
-      let sum = whole ? 2**(BITS - 1) : 0
-      for (let x = 0, p = line*stride + first*step; x < n; x++, p += step) sum += data[p]*w[x]
-      out[line*outStride + i*outStep] = whole ? Math.min(Math.floor(sum/2**BITS), 255) : sum
-    }
+const fixed = exact => Int32Array.from(exact, k => Math.trunc(.5 + k*2**BITS))
+
+// Each row of `data` filtered to `weights.length` pixels
+function filteredRows(data, width, height, weights, out, whole) {
+  const size = weights.length, all = weights.map(([first, exact]) => [first, whole ? fixed(exact) : exact])
+  for (let y = 0; y < height; y++) for (let i = 0; i < size; i++) {
+    const [first, w] = all[i]
+    let sum = whole ? 2**(BITS - 1) : 0
+    for (let x = 0, p = y*width + first; x < w.length; x++, p++) sum += data[p]*w[x]
+    out[y*size + i] = whole ? Math.min(Math.floor(sum/2**BITS), 255) : sum
   }
+}
+
+// Each column of `data` filtered to `weights.length` pixels
+function filteredColumns(data, width, weights, out, whole) {
+  const sums = new Float64Array(width)
+  weights.forEach(([first, exact], i) => {
+    const w = whole ? fixed(exact) : exact
+    sums.fill(whole ? 2**(BITS - 1) : 0)
+    for (let y = 0; y < w.length; y++) for (let x = 0, p = (first + y)*width; x < width; x++, p++) sums[x] += data[p]*w[y]
+    for (let x = 0, p = i*width; x < width; x++, p++) out[p] = whole ? Math.min(Math.floor(sums[x]/2**BITS), 255) : sums[x]
+  })
 }
 
 // Pillow's resize by the bilinear filter; `box` is the part that is shrunk. Bytes give bytes, Float32Array gives Float32Array
@@ -129,12 +148,12 @@ function resized({width, height, data}, outWidth, outHeight, box = [0, 0, width,
   let now = data, nowWidth = width
   if (outWidth !== width || box[0] || box[2] !== width) {
     now = new make(outWidth*height)
-    filterLines(data, height, width, 1, filterWeights(width, box[0], box[2], outWidth), now, outWidth, 1, whole)
+    filteredRows(data, width, height, filterWeights(width, box[0], box[2], outWidth), now, whole)
     nowWidth = outWidth
   }
   if (outHeight !== height || box[1] || box[3] !== height) {
     const out = new make(nowWidth*outHeight)
-    filterLines(now, nowWidth, 1, nowWidth, filterWeights(height, box[1], box[3], outHeight), out, 1, nowWidth, whole)
+    filteredColumns(now, nowWidth, filterWeights(height, box[1], box[3], outHeight), out, whole)
     now = out
   }
   return picture(outWidth, outHeight, now)

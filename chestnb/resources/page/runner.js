@@ -176,7 +176,7 @@ function cropFloats({width, data}) {
 // What the pixels of a picture say before anybody asks what it shows (`using.cheap_checks.picture_facts`)
 function pictureFacts({width, height, data, colour = 0}) {
   const counts = new Float64Array(256)
-  for (const v of data) counts[v]++
+  for (let i = 0; i < data.length; i++) counts[data[i]]++
   for (let v = 0; v < 256; v++) counts[v] /= data.length
   let below = 0, low = 256, high = 256
   counts.forEach((share, v) => { below += share; if (below >= .01) low = Math.min(low, v); if (below >= .99) high = Math.min(high, v) })

@@ -75,7 +75,12 @@ async function run(session, name, shape, data) {
 
 const forward = views => run(model, 'views', [1, spec.views.length, spec.image_size, spec.image_size], views)
 
-const scaled = (squares, size) => { const out = new Float32Array(squares.length*size*size); squares.forEach((square, i) => out.set(Float32Array.from(square, v => Math.fround(v/255)), i*size*size)); return out }
+// Squares of bytes -> grey in 0..1, one after the other
+function scaled(squares, size) {
+  const out = new Float32Array(squares.length*size*size)
+  squares.forEach((square, n) => { for (let i = 0; i < square.length; i++) out[n*size*size + i] = square[i]/255 })
+  return out
+}
 
 // ---- images ----
 
@@ -101,14 +106,12 @@ async function dicomPicture(file) {
   return readDicom(new Uint8Array(await file.arrayBuffer()), build.words.dicom, build.most_pixels)
 }
 
-const SHOWN = 768   // Longer side of the picture that the page shows, pixels
+const SHOWN = 1024   // Longer side of the picture that the page shows, pixels, at most
 
 // A picture as a small file, which costs less memory than pixels
 async function shownPicture(image) {
-  const factor = Math.min(1, SHOWN/Math.max(image.width, image.height)), width = Math.max(1, Math.round(image.width*factor)), height = Math.max(1, Math.round(image.height*factor))
-  const small = factor < 1 ? shrunk(image, width, height) : image, pixels = new ImageData(width, height), canvas = new OffscreenCanvas(width, height)
-  new Uint32Array(pixels.data.buffer).set(Uint32Array.from(small.data, v => 0xff000000 | v << 16 | v << 8 | v))
-  canvas.getContext('2d').putImageData(pixels, 0, 0)
+  const blocks = Math.ceil(Math.max(image.width, image.height)/SHOWN), small = blocks > 1 ? reduced(image, blocks, blocks) : image, canvas = new OffscreenCanvas(small.width, small.height)
+  canvas.getContext('2d').putImageData(canvasPixels(small), 0, 0)
   return canvas.convertToBlob({type: 'image/jpeg', quality: .9})
 }
 
