@@ -264,6 +264,7 @@ def first_load(
     seen = [*SCRIPTS, 'page.css', 'index.html', *(f'samples/{path.name}' for path in Path(folder, 'samples').iterdir())]
     return sum(entry['bytes'] for entry in entries.values() if not entry['later']) + sum(Path(folder, name).stat().st_size for name in seen)
 
+# %% ../../nbs/api/using/browser.ipynb #11745f91
 def write_page(
     folder:Path,   # Empty
     spec:dict,     # Of the model

@@ -113,7 +113,7 @@ def network_text(
                   'a head for each branch' if c.get('branch_heads') else '', answer if 'answer' in c else '',
                   f"grey squares of {info['image_size']} pixels" if 'image_size' in info else '', f'mean of {copies} slightly moved copies of an image' if copies > 1 else '')
 
-
+# %% ../../../nbs/api/evaluation/report/run.ipynb #7dd440fe
 def first_weights_text(
     run:ModelRun # Its model.json
 ) -> str:
@@ -136,7 +136,7 @@ def trained_on_text(
     return joined(f"{name}: {said['images']:,} {said.get('kind', '')} images of {plural(said['patients'], 'patient')}", counts,
                   f"SHA-256 of data.csv {said['sha256_of_data_csv']}" if said.get('sha256_of_data_csv') else '')
 
-
+# %% ../../../nbs/api/evaluation/report/run.ipynb #6076e9df
 def training_text(
     run:ModelRun # Its config.json
 ) -> str:
@@ -156,7 +156,7 @@ def selection_text(
     if 'epoch' not in info: return ''
     return f"Weights of epoch {info['epoch']}{f' of {epochs}' if epochs else ''}, chosen by macro AUROC on validation patients ({info['valid_auroc']:.3f} there)"
 
-
+# %% ../../../nbs/api/evaluation/report/run.ipynb #340f62c3
 def refusal_text(
     run:ModelRun # Its model_spec.json
 ) -> str:
