@@ -223,6 +223,7 @@ def make_ready(
     if progress: print(ready_text(spec, time.perf_counter() - started))
     return load_ready(folder)
 
+# %% ../../nbs/api/using/ready.ipynb #58df5b76
 def ready_text(
     spec:dict,        # Of the model
     seconds:float=0.  # How long it took; 0 leaves it out

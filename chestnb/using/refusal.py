@@ -54,6 +54,7 @@ def upside_down(
     "Upside down: turned by half, or mirrored at a horizontal line."
     return square[::-1, ::rng.choice((-1, 1))]
 
+# %% ../../nbs/api/using/refusal.ipynb #bc19ccce
 def rotated(
     square:np.ndarray, # uint8 (S, S)
     rng=None,          # numpy Generator
@@ -192,6 +193,7 @@ def fit_line(
         line.fit(np.concatenate([z, odd]), np.repeat([0, 1], [len(z), len(odd)]))
     return line.coef_[0], line.intercept_[0]
 
+# %% ../../nbs/api/using/refusal.ipynb #efd7fc04
 def fit_gate(
     found:np.ndarray, # float32 (n, channels, cells), of training images
     odd:dict,         # Kind -> float32 (k, channels, cells), of spoilt training images

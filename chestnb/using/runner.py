@@ -279,6 +279,7 @@ def complete_answer(
     answer.maps = joined_maps(maps, [answer.box if view == 'lungs' else None for view in spec['views']], answer.size, spec['map_share'])
     return answer
 
+# %% ../../nbs/api/using/runner.ipynb #3a9a9b05
 def answer_batch(
     engine,                    # With `spec`, `segment` and `forward`
     seen:list,                 # Of `Seen`, some perhaps without an image
