@@ -29,7 +29,7 @@ from ..model.lungs import with_lungs
 from .cheap_checks import checks_of, picture_facts
 from .gate import Gate, gate_branch, gate_stage, grid_cells
 
-# %% ../../nbs/api/using/refusal.ipynb #a64b8048
+# %% ../../nbs/api/using/refusal.ipynb #f07d84b4
 def resized(
     square:np.ndarray, # uint8 (height, width)
     height:int,        # Pixels
@@ -46,6 +46,7 @@ def mirrored(
     "Left and right exchanged."
     return square[:, ::-1]
 
+# %% ../../nbs/api/using/refusal.ipynb #08c6993b
 def upside_down(
     square:np.ndarray, # uint8 (S, S)
     rng=None,          # numpy Generator
@@ -137,7 +138,7 @@ def spoil(
     others = rng.permutation(len(squares))
     return np.stack([SPOILT[kind](square, rng, squares[j]) for square, j in zip(squares, others)])
 
-# %% ../../nbs/api/using/refusal.ipynb #c5624aed
+# %% ../../nbs/api/using/refusal.ipynb #ccb89229
 def gate_network(
     model:FusionModel # Any
 ) -> torch.nn.Module: # uint8 squares (n, 1, S, S) as a tensor -> (n, channels, h, w)
@@ -153,6 +154,7 @@ def gate_network(
         return found.permute(0, 3, 1, 2) if branch.channels_last else found
     return heard
 
+# %% ../../nbs/api/using/refusal.ipynb #627f25ed
 @torch.inference_mode()
 def cell_features(
     network,             # From `gate_network`
@@ -170,7 +172,7 @@ def cell_features(
         if bar is not None: bar.update(len(x))
     return np.concatenate(found)
 
-# %% ../../nbs/api/using/refusal.ipynb #84072ce1
+# %% ../../nbs/api/using/refusal.ipynb #f7b0a05d
 MOST_CHANNELS, AXES, STRENGTH = 128, 24, .01 # Mixed channels at most; directions of the distance; C of the logistic regressions
 
 def mixed_channels(
@@ -192,6 +194,7 @@ def fit_line(
         line.fit(np.concatenate([z, odd]), np.repeat([0, 1], [len(z), len(odd)]))
     return line.coef_[0], line.intercept_[0]
 
+# %% ../../nbs/api/using/refusal.ipynb #4e7b74f8
 def fit_gate(
     found:np.ndarray, # float32 (n, channels, cells), of training images
     odd:dict,         # Kind -> float32 (k, channels, cells), of spoilt training images
@@ -269,7 +272,7 @@ def choose_limits(
 
 REFUSED_AT_ONCE = (1, 2, 4) # Images refused in one step
 
-# %% ../../nbs/api/using/refusal.ipynb #8b67392d
+# %% ../../nbs/api/using/refusal.ipynb #99037cce
 MOST_TRAIN, MOST_VALID, FEW = 800, 300, 60 # Images: training ones, as they are and mirrored; validation ones; spoilt ones of each other kind
 
 def split_images(
@@ -285,6 +288,7 @@ def split_images(
 
 LEAST_IMAGES = 8
 
+# %% ../../nbs/api/using/refusal.ipynb #b903a5f0
 def images_for(
     dataset:ChestDataset, # What the model was trained on
     model:FusionModel,    # Says which view its gate listens to
