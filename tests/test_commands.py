@@ -47,7 +47,8 @@ MAIN = dict(chestnb_audit='data', chestnb_check='data', chestnb_demo='data', che
 @pytest.mark.parametrize('command', MAIN)
 def test_every_command_takes_its_main_argument_either_way(command):
     said = ' '.join(typed(command, '--help', cwd='.').stdout.split())
-    assert f'[{MAIN[command].upper()}]' in said and f'--{MAIN[command]} ' in said and f'the same as --{MAIN[command]}' in said
+    several = ' ...' if command == 'chestnb_predict' else ''
+    assert f'[{MAIN[command].upper()}{several}]' in said and f'--{MAIN[command]} ' in said and f'the same as --{MAIN[command]}' in said
 
 
 def test_lung_crops_are_packed_and_read(place, monkeypatch):
