@@ -9,11 +9,7 @@ from pathlib import Path
 from chestnb.core.errors import UserError
 from chestnb.core.files import write_text
 
-ABSENT = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark"><title>No model here</title></head>
-<body style="font: 1rem/1.5 system-ui, sans-serif; margin: 1rem"><p>This copy of the site was built without a model. To have one: <code>make demo page</code> trains it on the embedded synthetic X-rays and shows it at
-<code>http://localhost:8000</code>; <code>make demo docs</code> builds the site with it. Not for clinical use.</p></body></html>
-"""
+ABSENT = Path(__file__).resolve().parent.parent/'nbs'/'try'/'index.html' # says how to make one
 
 
 def main(to, run='runs/demo'):
@@ -23,7 +19,7 @@ def main(to, run='runs/demo'):
         print(build_page(run, to))
     except (UserError, ImportError) as error:
         print(f'No model for "Try it": {error}')
-        write_text(Path(to)/'index.html', ABSENT)
+        write_text(Path(to)/'index.html', ABSENT.read_text(encoding='utf-8'))
 
 
 if __name__ == '__main__': main(*sys.argv[1:])
