@@ -2,7 +2,7 @@
 
 One row a lever, on one fixed patient split: mean validation macro AUROC over the seeds, their range, the paired difference to the row that the
 lever was added to (interval over patients), minutes a model. Levers are chosen on validation patients only: test patients are not predicted here.
-A run that was stopped goes on where it was; finished models are kept. --small takes 128 pixels, for a machine without hours to spare.
+A run that was stopped goes on where it was; finished models are kept. --small takes 112 pixels, for a machine without hours to spare.
 Rows that begin on phantoms first train the recipe that they are compared with on a synthetic cohort, once for all seeds; its minutes are not counted.
 """
 import argparse
@@ -28,7 +28,7 @@ from chestnb.model.train import print_epoch, train_model
 
 ONE = dict(branches=['tf_efficientnet_lite0'], branch_stages=[-1], views=['whole'], branch_heads=False, answer='fusion')
 START = dict(average_weights=0., branch_loss=0., frozen_stages=0)
-AT_REST = dict(epochs=8, augment_strength=1., tta=1) # what `MODELS` took over from this table begins here as it was before
+AT_REST = dict(epochs=8, augment_strength=1., tta=1, fusion_gradient=1.) # what `MODELS` took over from this table begins here as it was before
 FUSION = 'first stages frozen' # what most levers are added to
 
 
@@ -62,6 +62,8 @@ ROWS = {
     'dropout':                             Row(FUSION, dict(dropout=.3)),
     'branch dropout':                      Row(FUSION, dict(branch_dropout=.2)),
     'half again as much augmentation':     Row(FUSION, training=dict(augment_strength=1.5)),
+    'twice the augmentation':              Row(FUSION, training=dict(augment_strength=2.)),
+    'branches learn from their own losses only': Row('half again as much augmentation', training=dict(fusion_gradient=0.)),
     'balanced sampler':                    Row(FUSION, training=dict(sampler='balanced')),
     'asymmetric loss':                     Row(FUSION, training=dict(loss='asymmetric')),
     'frozen warm-up of an epoch':          Row(FUSION, training=dict(frozen_epochs=1)),
@@ -76,6 +78,7 @@ ROWS = {
     'the last epoch, not the best':        Row(FUSION, last=True),
     'test-time augmentation':              Row(FUSION, passes=3),
     'both augmentations':                  Row('half again as much augmentation', passes=3),
+    'the whole recipe, three copies of an image': Row('branches learn from their own losses only', passes=3),
 }
 
 
@@ -160,9 +163,9 @@ if __name__ == '__main__':
     parser.add_argument('--out', type=Path, default=Path('runs/ablation'), help='folder for the runs and the table')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--rows', nargs='+', default=list(ROWS), choices=list(ROWS), metavar='ROW', help=f'some of: {", ".join(ROWS)}')
-    parser.add_argument('--small', action='store_true', help='128 pixels and 6 epochs instead of the default configuration')
+    parser.add_argument('--small', action='store_true', help='the 112 pixels of two_view_small and 6 epochs instead of the default configuration')
     parser.add_argument('--phantoms', type=int, default=600, metavar='N', help='synthetic patients of the rows that begin on phantoms (about 3.6 images each)')
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    start = replace(MODELS['two_view'], **AT_REST | (dict(image_size=128, epochs=6) if given.small else {}))
+    start = replace(MODELS['two_view'], **AT_REST | (dict(image_size=MODELS['two_view_small'].image_size, epochs=6) if given.small else {}))
     ablation(with_lungs(ChestDataset(given.data), ['lungs']), given.out, given.rows, given.seeds, start, given.phantoms)
