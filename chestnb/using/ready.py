@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['IN_CACHE', 'HOW_TO_MAKE', 'model_folder', 'as_files', 'validation_scored', 'fit_answers', 'number', 'scores_part',
-           'scores_of_run', 'lungs_part', 'run_part', 'make_spec', 'Ready', 'load_ready', 'load_gate', 'make_ready',
-           'ready_text', 'ready_or_why']
+           'scores_of_run', 'lungs_part', 'run_part', 'make_spec', 'Ready', 'is_ready', 'load_ready', 'load_gate',
+           'make_ready', 'ready_text', 'ready_or_why']
 
 # %% ../../nbs/api/using/ready.ipynb #f9a9fa21
 import time
@@ -179,8 +179,16 @@ class Ready:
 
 IN_CACHE = 8 # Squares, copies included, that a CPU computes at once: 24 take 1.4 times as long a square
 
-# %% ../../nbs/api/using/ready.ipynb #b6ab5121
-HOW_TO_MAKE = 'with the data it was trained on: chestnb_predict --model {} --data DIR, or make_ready(run, dataset) in Python'
+# %% ../../nbs/api/using/ready.ipynb #758d3eb2
+def is_ready(
+    run:str|Path # Folder of a trained model, or of a demo
+) -> bool:       # False too where it was made ready by another version, or trained on since
+    "Whether a model was made ready, with the weights that it has now."
+    folder = model_folder(run)
+    try: return read_spec(folder/SPEC_FILE)['weights'] == sha256_of(folder/'model.safetensors')
+    except (UserError, OSError): return False
+
+HOW_TO_MAKE = 'with the data it was trained on: chestnb_predict FILES --model {} --data DIR, or make_ready(run, dataset) in Python'
 
 def load_ready(
     run:str|Path,          # Folder of a trained model, or of a demo
@@ -189,7 +197,7 @@ def load_ready(
     "Load a model that was made ready."
     folder = model_folder(run)
     if not (folder/SPEC_FILE).is_file(): raise UserError(
-        f'{folder} has no {SPEC_FILE}: it was trained before models were calibrated at the end, or the training was interrupted. '
+        f'{folder} has no {SPEC_FILE}: it is a single branch of a demo, was trained with an older version, or the training was interrupted. '
         f'Make it once, {HOW_TO_MAKE.format(run)}.')
     spec, model, where = read_spec(folder/SPEC_FILE), load_model(folder), pick_device(device)
     if sha256_of(folder/'model.safetensors') != spec['weights']: raise UserError(
