@@ -245,7 +245,7 @@ BUDGET, RARE = .01, .001 # Shares of images that may be refused: by all numbers,
 def start_limit(
     good:np.ndarray, # (n,): one number of the gate, of images that must pass
     odd:np.ndarray   # (k,): of spoilt ones, of the kind that it looks for
-) -> float:
+) -> float:          # An image above it is refused
     "A limit that refuses hardly any image."
     most = np.sort(good)[-1 - int(RARE*len(good))]
     return float(max(most, (most + np.quantile(odd, .02))/2))

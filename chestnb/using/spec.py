@@ -10,7 +10,7 @@ __all__ = ['SPEC_FORMAT', 'SPEC_FILE', 'CALIBRATION_FILE', 'THRESHOLDS_FILE', 'G
 from pathlib import Path
 from ..core.errors import UserError
 from ..core.files import read_json, write_json
-from ..core.text import listed
+from ..core.text import listed, plural
 
 # %% ../../nbs/api/using/spec.ipynb #7f0702e3
 SPEC_FORMAT = 'chestnb-model-1'
@@ -55,5 +55,5 @@ def without_names(
 ) -> dict:      # The same with the number of images and patients in words, and none of their names
     "What travels of something that was fitted on patients."
     memory = fitted['fitted_on']
-    note = memory['note'] or f"{len(memory['images']):,} images of {len(memory['patients']):,} patients"
+    note = memory['note'] or f"{plural(len(memory['images']), 'image')} of {plural(len(memory['patients']), 'patient')}"
     return fitted | {'fitted_on': {'images': [], 'patients': [], 'note': note}}
