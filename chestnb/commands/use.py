@@ -14,17 +14,15 @@ from ..core.errors import NOT_FOR_CLINICAL_USE, UserError
 # %% ../../nbs/api/commands/use.ipynb #401afc68
 def open_model(
     model:str,  # Run folder of chestnb_train or chestnb_demo, or folder of chestnb_export
-    data:str='' # Data set folder that the run was trained on; empty: the run must be ready
+    data:str='' # Data set folder that the run was trained on, if it has to be made ready; empty: the run must be ready
 ):              # An engine of `using.runner`
     "A model that can answer."
     if not Path(model).exists(): raise UserError(f'{model}: there is no such folder. Name the run folder of chestnb_train or chestnb_demo, or a folder of chestnb_export: --model DIR')
     if Path(model).suffix == '.onnx' or (Path(model)/'model.onnx').is_file():
         from chestnb.using.exported import load_exported
         return load_exported(model)
-    from chestnb.using.ready import load_ready, make_ready, model_folder
-    from chestnb.using.spec import SPEC_FILE
-    if data and not (model_folder(model)/SPEC_FILE).is_file(): return make_ready(model, open_dataset(data))
-    return load_ready(model)
+    from chestnb.using.ready import load_or_make, load_ready
+    return load_or_make(model, lambda: open_dataset(data)) if data else load_ready(model)
 
 # %% ../../nbs/api/commands/use.ipynb #dd864bff
 EXIT_CODES = ('exit codes: 0 every file was read, and answered or refused with a reason; 1 some files could not be read, the others are done; '
@@ -38,7 +36,7 @@ def chestnb_predict(
     prevalence:list=(),              # FINDING=SHARE: how common a finding is where the X-rays come from, above 0 and below 1; with commas, or typed again, for several; a share alone is for all findings
     answer_refused:store_true=False, # Give probabilities for refused images too
     dicom:store_true=False,          # For DICOM files, write a DICOM Structured Report and a picture too
-    data:str='',                     # For a run trained before models were calibrated: the data set folder that it was trained on
+    data:str='',                     # For a run that is not calibrated yet, or whose calibration is damaged: the data set folder that it was trained on
     batch_size:int=8                 # Images at a time
 ) -> int:                            # Exit code
     "Answer for X-rays of your own: calibrated probabilities, thresholds, or why there is no answer. Not for clinical use."

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['IN_CACHE', 'HOW_TO_MAKE', 'model_folder', 'as_files', 'validation_scored', 'fit_answers', 'number', 'scores_part',
-           'scores_of_run', 'lungs_part', 'run_part', 'make_spec', 'Ready', 'load_ready', 'load_gate', 'make_ready',
-           'ready_text', 'ready_or_why']
+           'scores_of_run', 'lungs_part', 'run_part', 'make_spec', 'Ready', 'load_ready', 'load_gate',
+           'check_companions', 'segmenter_of', 'make_ready', 'ready_text', 'load_or_make', 'ready_or_why']
 
 # %% ../../nbs/api/using/ready.ipynb #f9a9fa21
 import time
@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
+from typing import Callable
 from ..core.errors import NOT_FOR_CLINICAL_USE, UserError
-from ..core.files import read_json, sha256_of
+from ..core.files import read_json, sha256_of, written_together
 from ..core.text import plural
 from ..data.dataset import ChestDataset
 from ..data.official import read_split
@@ -35,7 +36,7 @@ from ..model.maps import grid_share
 from ..model.predict import predict
 from ..model.runs import load_model
 from .deployed import Deployed, DeployedLungs
-from .gate import Gate, read_gate, save_gate
+from .gate import Gate, GATE_ANEW, read_gate, save_gate
 from .refusal import fit_refusal
 from .spec import CALIBRATION_FILE, check_spec, GATE_FILE, read_spec, SPEC_FILE, SPEC_FORMAT, THRESHOLDS_FILE, without_names, write_spec
 
@@ -194,8 +195,9 @@ def load_ready(
     spec, model, where = read_spec(folder/SPEC_FILE), load_model(folder), pick_device(device)
     if sha256_of(folder/'model.safetensors') != spec['weights']: raise UserError(
         f'{folder}: {SPEC_FILE} belongs to other weights than model.safetensors; the model was trained on since. Make it again, {HOW_TO_MAKE.format(run)}.')
+    check_companions(folder, spec)
     deployed = Deployed(model, load_gate(folder, spec), spec['tta']).eval().to(where)
-    lungs = DeployedLungs(load_segmenter()).eval().to(where) if spec['lungs'] else None
+    lungs = DeployedLungs(segmenter_of(spec, folder)).eval().to(where) if spec['lungs'] else None
     return Ready(spec, deployed, lungs, folder, where)
 
 def load_gate(
@@ -203,7 +205,32 @@ def load_gate(
     spec:dict    # Of the model
 ) -> Gate|None:  # None for a model that refuses nothing
     "The gate of a model."
-    return read_gate(folder/GATE_FILE, spec['refusal']['scores']) if spec['refusal'].get('scores') else None
+    if not spec['refusal'].get('scores'): return None
+    gate, known = read_gate(folder/GATE_FILE, spec['refusal']['scores']), spec['refusal'].get('sha256')
+    if known and sha256_of(folder/GATE_FILE) != known: raise UserError(
+        f'{folder/GATE_FILE}: is not the gate that {SPEC_FILE} was written with; it was changed, or is of another run. {GATE_ANEW}')
+    return gate
+
+def check_companions(
+    folder:Path, # Of the model
+    spec:dict    # Of the model
+):
+    "Refuse calibration or thresholds beside the spec that say something else than it: nobody would see that they are not used."
+    for name, part in ((CALIBRATION_FILE, 'calibration'), (THRESHOLDS_FILE, 'thresholds')):
+        if not (folder/name).is_file(): continue
+        own = read_json(folder/name, f'the {part} of a model, as chestnb_predict --model RUN --data DIR writes it')
+        if 'fitted_on' not in own or without_names(own) != spec[part]: raise UserError(
+            f'{folder/name}: says something else than {SPEC_FILE}, whose {part} the model answers with; it was changed, or is of another run. {GATE_ANEW}')
+
+def segmenter_of(
+    spec:dict,  # Of a model with a lungs view
+    folder:Path # Of the model, for a message
+):              # A `LungSegmenter`
+    "The segmenter that found the lungs which a model was made ready with."
+    segmenter = load_segmenter()
+    if segmenter.info['sha256'] != spec['lungs'].get('sha256', segmenter.info['sha256']): raise UserError(
+        f'{folder}: was made ready with another lung segmenter than the one of this chestnb, so its calibration does not hold. {GATE_ANEW}')
+    return segmenter
 
 # %% ../../nbs/api/using/ready.ipynb #2ab4b133
 def make_ready(
@@ -218,8 +245,10 @@ def make_ready(
     calibration, thresholds = fit_answers(scored)
     gate, refusal = fit_refusal(model, dataset, read_split(folder/'split.csv', dataset.table), model.info['image_size'], progress)
     spec = make_spec(model, folder, scored, calibration, thresholds, refusal)
-    calibration.save(folder/CALIBRATION_FILE), thresholds.save(folder/THRESHOLDS_FILE), save_gate(gate, folder/GATE_FILE)
-    write_spec(folder/SPEC_FILE, spec) # last: a folder with a spec has the rest
+    with written_together(folder, (CALIBRATION_FILE, THRESHOLDS_FILE, GATE_FILE, SPEC_FILE)) as new: # all, or those of before stay
+        calibration.save(new/CALIBRATION_FILE), thresholds.save(new/THRESHOLDS_FILE), save_gate(gate, new/GATE_FILE)
+        spec['refusal']['sha256'] = sha256_of(new/GATE_FILE)
+        write_spec(new/SPEC_FILE, spec)
     if progress: print(ready_text(spec, time.perf_counter() - started))
     return load_ready(folder)
 
@@ -232,6 +261,17 @@ def ready_text(
     left, took = spec['calibration']['left_out'], f' in {seconds:.0f} s' if seconds else ''
     return (f"Made ready{took}: {len(spec['calibration']['curves'])} of {plural(len(spec['findings']), 'finding')} calibrated on validation patients"
             + (f" (left as they are: {', '.join(left)})" if left else '') + '.')
+
+def load_or_make(
+    run:str|Path,     # Folder of a trained model, or of a demo
+    dataset:Callable  # Gives the `ChestDataset` that it was trained on; called only if the model is not ready
+) -> Ready:           # As it was made ready, or made ready now
+    "A model that is ready, or what it takes to be."
+    folder = model_folder(run)
+    try:
+        if (folder/SPEC_FILE).is_file(): return load_ready(run)
+    except UserError as error: print(f'{error}\nIt is made anew.')
+    return make_ready(run, dataset())
 
 def ready_or_why(
     run:str|Path,         # Folder of a trained model, or of a demo
