@@ -14,6 +14,7 @@ from functools import wraps
 from pathlib import Path
 from fastcore.script import Param, anno_parser
 from ..core.errors import UserError
+from ..core.text import escape_unprintable
 
 # %% ../../nbs/api/commands/common.ipynb #0165f9c1
 def exit_text(
@@ -37,6 +38,7 @@ def errors_as_sentences(
 ):
     "Print what a user can act on as one sentence, and leave with its exit code."
     warnings.filterwarnings('ignore', message='`torch.jit.script` is deprecated') # fastai 2.8.7 with torch 2.15
+    escape_unprintable()
     try: yield
     except (UserError, OSError, KeyboardInterrupt) as error:
         text, code = exit_text(error)
