@@ -5,6 +5,7 @@ import shutil
 import pandas as pd
 import pytest
 
+from chestnb.core.errors import UserError
 from chestnb.data.findings import FINDINGS
 from typed import typed
 
@@ -77,6 +78,19 @@ def test_options_of_training_are_the_same_in_both_commands_and_name_every_choice
     choices = {'--branches', '--branch_stages', '--weights', '--attention', '--sampler', '--views', '--branch_heads', '--average_weights', '--weight_decay', '--backbone_rate', '--loss', '--seed', '--unknown'}
     assert choices <= options[0].keys() & options[1].keys()
     assert all(options[0][name] == options[1][name] for name in options[0].keys() & options[1].keys() - {'--out', '--split'})
+
+
+@pytest.mark.parametrize('words', [['--branch_stages', '-1,-2'], ['--branch-stages', '-1,-2'], ['--branch_stages=-1,-2']])
+def test_a_list_that_begins_with_a_minus_is_a_value(words):
+    "argparse took -1,-2 for an option, so that branch_stages could not be typed as its help says"
+    from chestnb.commands.common import typed_arguments
+    from chestnb.commands.train import chestnb_train
+    assert typed_arguments(chestnb_train.__wrapped__, 'data', ['set', *words])['branch_stages'] == '-1,-2'
+
+
+def test_a_split_that_is_neither_a_word_nor_a_file_names_both():
+    from chestnb.commands.train import choose_split
+    with pytest.raises(UserError, match="--split oficial: is neither 'patient', 'no_test' nor 'official'"): choose_split(None, 'oficial')
 
 
 def test_a_single_branch_and_a_loss_are_chosen_in_the_terminal(place):

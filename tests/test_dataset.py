@@ -1102,3 +1102,21 @@ def test_boxes_by_path_and_boxes_that_contradict_their_target(tmp_path):
     assert 'in different folders have the same name' in message(lambda: data_boxes.read_boxes(same))
     rsna = write_text(tmp_path/'rsna.csv', 'patientId,x,y,width,height,Target\na,1,2,3,4,1\nb,,,,,0\nc,1,2,3,4,0\n')
     assert 'row 4: Target is 0, and yet there is a box' in message(lambda: data_boxes.read_boxes(rsna))
+
+
+@pytest.mark.parametrize('change, says', [(lambda text: text.encode('utf-16'), 'UTF-16, and not a table'), (lambda text: b'PK\x03\x04' + text.encode(), 'an Excel file or another zip archive'),
+                                          (lambda text: b'\x89PNG\r\n' + text.encode(), 'a PNG image')])
+def test_masks_in_a_file_that_is_no_text_say_what_it_is(tmp_path, change, says):
+    "UTF-16 was told that row 52 has 1 cell: was the file cut off?"
+    path = data_masks.write_segmentation(mask_frame(), tmp_path/'segmentation.csv')
+    path.write_bytes(change(path.read_text()))
+    assert says in message(lambda: data_masks.read_segmentation(path))
+
+def test_masks_with_folders_of_windows(folder):
+    "they were told that the file has changed since it was opened"
+    path = data_masks.write_segmentation(mask_frame(), make(folder)/'segmentation.csv')
+    before = ChestDataset(folder).mask(NAMES[0], 'Left Lung')
+    path.write_text(path.read_text().replace(NAMES[0], f'images\\{NAMES[0]}'))
+    assert (ChestDataset(folder).mask(NAMES[0], 'Left Lung') == before).all()
+    path.write_text(path.read_text().replace('images\\', '..\\'))
+    assert 'could lead out' in message(lambda: ChestDataset(folder))

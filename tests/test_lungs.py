@@ -1,22 +1,25 @@
 """Lungs: the shipped segmenter, masks for data sets without any, and what goes wrong with either."""
 import hashlib
 import json
+import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 import chestnb
 from chestnb.core.errors import UserError
 from chestnb.data.dataset import ChestDataset
 from chestnb.data.lung_shapes import clean_mask, dice, split_lungs
-from chestnb.data.mask_pairs import chosen_pairs, open_pairs
+from chestnb.data.mask_pairs import chosen_pairs, held_back_rows, open_pairs
 from chestnb.data.masks import read_segmentation
 from chestnb.evaluation.dice_scores import dice_summary
-from chestnb.model import lungs
+from chestnb.model import lung_training, lungs
 from chestnb.model.lung_training import dice_table, LungConfig, train_lungs
 from chestnb.model.segmenter import LungSegmenter, read_segmenter, save_segmenter, shipped_segmenter
 from typed import typed
@@ -159,7 +162,6 @@ def test_a_segmenter_that_finds_nothing(bare, cache):
 
 
 def test_an_image_without_lungs_keeps_its_row_and_its_quality(bare, cache):
-    from PIL import Image
     dataset = ChestDataset(bare)
     name = dataset.table.image[3]
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (128, 128)).astype(np.uint8)).save(dataset.image_path(name))
@@ -209,7 +211,6 @@ def test_segment_writes_once_lists_what_it_could_not_use_and_overwrites_only_whe
 def test_train_resumes_and_its_segmenter_segments(bare, cache, embedded, tmp_path):
     pairs = tmp_path/'pairs'
     for name in ('images', 'masks'): (pairs/name).mkdir(parents=True)
-    from PIL import Image
     whole = ChestDataset(embedded)
     for name in sorted(whole.masked_images)[:24]:
         shutil.copy(whole.image_path(name), pairs/'images')
@@ -261,8 +262,71 @@ def test_specks_holes_and_sides():
 
 
 def test_pairs_leave_out_images_without_a_mask(tmp_path):
-    from PIL import Image
     for name in ('images', 'labels'): (tmp_path/'set'/name).mkdir(parents=True)
     for i in range(3): Image.new('L', (16, 16), 90).save(tmp_path/'set'/'images'/f'{i}.png')
     Image.new('L', (16, 16), 255).save(tmp_path/'set'/'labels'/'1.png')
     assert open_pairs(tmp_path).table.image.tolist() == ['1.png']
+
+
+# Bad input
+
+SHORT = LungConfig(epochs=1, image_size=64, batch_size=2, encoder='test_resnet', weights='none')
+
+def small_pairs(folder, masks):
+    "Images with a mask each; `masks` gives one for a number, or None."
+    for name in ('images', 'masks'): (folder/name).mkdir(parents=True)
+    good = np.zeros((48, 48), np.uint8)
+    good[10:40, 5:20] = good[10:40, 28:43] = 255
+    for i in range(8):
+        Image.new('L', (48, 48), 90 + i).save(folder/'images'/f'{i}.png')
+        if (mask := masks(i, good)) is not None: Image.fromarray(mask).save(folder/'masks'/f'{i}.png')
+    return folder
+
+
+@pytest.mark.parametrize('masks, says', [(lambda i, good: good*0, 'is black all over, so it marks no lungs'), (lambda i, good: good*0 + 255, 'is bright all over'),
+                                         (lambda i, good: good[:24] if i == 3 else good, 'masks/3.png: has 24×48 pixels, its image 48×48')])
+def test_masks_that_mark_nothing_or_do_not_fit_are_heard_of_before_the_training(tmp_path, masks, says, monkeypatch):
+    pairs = open_pairs(small_pairs(tmp_path/'set', masks))
+    monkeypatch.setattr(lung_training, 'lung_epochs', lambda *_: pytest.fail('trained'))
+    with pytest.raises(UserError, match=says): train_lungs(pairs, tmp_path/'run', SHORT, progress=False)
+    assert not (tmp_path/'run').exists()
+
+
+def test_a_broken_pair_among_those_kept_apart_too(tmp_path, monkeypatch):
+    "it was found when the training was over"
+    _, apart = held_back_rows(open_pairs(small_pairs(tmp_path/'sound', lambda i, good: good)))
+    pairs = open_pairs(small_pairs(tmp_path/'set', lambda i, good: good*0 if i in apart else good))
+    monkeypatch.setattr(lung_training, 'lung_epochs', lambda *_: pytest.fail('trained'))
+    with pytest.raises(UserError, match='is black all over'): train_lungs(pairs, tmp_path/'run', SHORT, progress=False)
+
+
+def test_images_without_a_mask_are_counted(tmp_path):
+    assert '2 pairs of 2 patients' in (text := repr(open_pairs(small_pairs(tmp_path/'set', lambda i, good: good if i < 2 else None)))) and '6 images without a mask left out' in text
+
+
+@pytest.mark.parametrize('change, says', [(dict(held_back=-1), 'held_back is -1'), (dict(seed=-1), 'seed -1'), (dict(image_size=100_000), 'from 64 to 1024'), (dict(encoder='nosuch'), "'nosuch' is not a timm model"),
+                                          (dict(weight_decay=math.nan), 'weight_decay is nan')])
+def test_impossible_decisions_about_a_segmenter(change, says):
+    "held_back -1 kept all patients but one apart"
+    with pytest.raises(UserError, match=says): replace(SHORT, **change).check()
+
+
+def test_a_network_that_cannot_be_the_encoder_of_a_u_net():
+    with pytest.raises(UserError, match="encoder 'test_vit' with depth 4 cannot be built into a U-Net"): LungSegmenter('test_vit')
+
+
+def test_a_folder_that_is_neither_pairs_nor_a_data_set(tmp_path):
+    with pytest.raises(UserError, match='holds no folder images .* and is no data set .*data.csv: is missing'): open_pairs(tmp_path)
+
+
+@pytest.mark.parametrize('words, says', [(['--out', 'data.csv', '--overwrite'], 'replaces only what this command wrote'), (['--overwrite', '--unusable', 'data.csv'], 'replaces only what this command wrote'),
+                                         (['--out', 'new.csv', '--unusable', 'names.txt'], '--unusable FILE'), (['--out', 'new.csv', '--unusable', 'new.csv'], 'cannot be in one file'), (['--out', 'images'], 'is a folder')])
+def test_segment_destroys_no_other_file(bare, words, says, monkeypatch):
+    "--unusable replaced whatever was there, and --overwrite --out data.csv the labels"
+    monkeypatch.chdir(bare)
+    Path('names.txt').write_text('mine')
+    before = {path.name: path.read_bytes() for path in bare.iterdir() if path.is_file()}
+    done = typed('chestnb_lungs', 'segment', '.', *words, cwd=bare)
+    Path('names.txt').unlink()
+    assert done.returncode == 2 and says in done.stderr and 'Traceback' not in done.stderr, done.stderr
+    assert before == {path.name: path.read_bytes() for path in bare.iterdir() if path.is_file()} | {'names.txt': b'mine'}

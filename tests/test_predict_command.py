@@ -22,7 +22,7 @@ from chestnb.using import answering, results
 from chestnb.using.answer_page import write_pages
 from chestnb.using.inputs import MOST_PIXELS, OtherImage, find_radiographs, open_radiograph
 from chestnb.using.runner import Answer, finding_row, log_odds
-from chestnb.using.tables import predictions_table
+from chestnb.using.tables import predictions_table, prevalence_given
 from typed import typed
 
 FINDINGS = ['Effusion', 'Mass', 'Hernia']
@@ -462,3 +462,40 @@ def test_page_in_a_browser(browser, tmp_path, width, height):
     assert page.locator('article h2').count() == 3 and page.locator('.warning').is_visible()
     assert said == [] and set(asked) <= {'file:', 'data:'}
     page.close()
+
+
+def test_a_name_of_bytes_that_are_no_text(say, xrays, tmp_path):
+    "after the last image the tables could not be written: surrogates not allowed"
+    shutil.copy(next(xrays.glob('*.png')), os.fsencode(str(xrays)) + b'/l\xe4t.png')
+    code, out, err = say(xrays, '--out', tmp_path/'out')
+    assert code == 0 and 'l\\udce4t.png' in out
+    assert 'l\\udce4t.png' in (tmp_path/'out'/'predictions.csv').read_text() and 'l\\udce4t.png' in (tmp_path/'out'/'predictions.html').read_text()
+    assert len(json.loads((tmp_path/'out'/'predictions.json').read_text())['images']) == 4
+
+
+@pytest.mark.parametrize('ending, form', [('.webp', 'WEBP'), ('.gif', 'GIF'), ('.jp2', 'JPEG2000'), ('.jfif', 'JPEG')])
+def test_every_kind_of_picture_that_is_read_is_looked_for(tmp_path, ending, form):
+    "a folder was answered for without its WebP files, and nobody heard of it"
+    Image.new('L', (40, 40), 90).save(tmp_path/f'mine{ending}', form)
+    assert [Path(file.path).name for file in find_radiographs(tmp_path)] == [f'mine{ending}'] and open_radiograph(tmp_path/f'mine{ending}').size == (40, 40)
+
+
+def test_whole_numbers_of_32_bits_are_told_what_they_are(tmp_path):
+    Image.fromarray(np.full((9, 9), 70_000, np.int32)).save(tmp_path/'deep.tif')
+    with pytest.raises(UserError, match=r'deep.tif: holds grey values below 0 or above 65535, .* 8- or 16-bit'): open_radiograph(tmp_path/'deep.tif')
+
+
+def test_a_dicomdir_that_lists_nothing(tmp_path):
+    write_dicom(np.zeros((9, 9), np.uint16), tmp_path/'DICOMDIR')
+    found, = find_radiographs(tmp_path)
+    assert 'lists no files' in found.problem and 'DirectoryRecordSequence' not in found.problem
+
+
+@pytest.mark.parametrize('texts', [['Effusion=.1', 'Effusion=.2'], ['Effusion=.1,effusion=.3'], ['.1', '.2']])
+def test_two_shares_for_one_finding_are_refused(texts):
+    with pytest.raises(UserError, match='another share was given for the same'): prevalence_given(texts, Toy.spec)
+
+
+@pytest.mark.parametrize('texts', [['.1', 'Effusion=.3'], ['Effusion=.3', '.1'], ['Effusion=.3', 'Effusion=0.3', '.1']])
+def test_a_findings_own_share_counts_more_than_the_one_for_all(texts):
+    assert prevalence_given(texts, Toy.spec) == dict(Effusion=.3, Mass=.1)

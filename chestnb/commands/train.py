@@ -28,6 +28,8 @@ def choose_split(
     if split == 'official': return official_split(dataset.table, seed=0)
     if split == 'patient': return patient_split(dataset.table, seed=0)
     if split == 'no_test': return patient_split(dataset.table, WITHOUT_TEST, seed=0)
+    if not Path(split).exists(): raise UserError(f"--split {split}: is neither 'patient', 'no_test' nor 'official', and there is no such file or folder. "
+                                                "Give one of the three words, a CSV file with the columns image and part, or a folder with lists of image names.")
     return read_split(split, dataset.table)
 
 def usual_split(

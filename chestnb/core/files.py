@@ -26,8 +26,8 @@ def write_atomically(
 ) -> Path:             # `path`
     "Call `write` on a temporary file beside `path`, then rename it to `path`: whole or not at all."
     with temporary_sibling(path) as temporary:
-        encoding, newline = (None, None) if 'b' in mode else ('utf-8', '')
-        with open(temporary, mode, encoding=encoding, newline=newline) as file:
+        form = {} if 'b' in mode else dict(encoding='utf-8', newline='', errors='backslashreplace') # a file name may hold bytes that are no text
+        with open(temporary, mode, **form) as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())

@@ -41,7 +41,7 @@ def grey_from_16_bit(
 ) -> Image.Image:     # Mode 'L'
     "Scale 8, 10, 12, 14 or 16 bits to 8, going by the bulk of the pixels; brighter ones become white."
     pixels = np.asarray(image).astype(np.int64)
-    if pixels.min() < 0 or pixels.max() > 65535: raise ValueError('grey values outside 0 to 65535')
+    if pixels.min() < 0 or pixels.max() > 65535: raise UserError('holds grey values below 0 or above 65535, whose range is not known. Save it as an 8- or 16-bit image first.')
     bits = next(bits for bits in (8, 10, 12, 14, 16) if (pixels < 2**bits).mean() >= BULK)
     return Image.fromarray((np.minimum(pixels, 2**bits - 1) >> (bits - 8)).astype(np.uint8))
 
@@ -55,9 +55,9 @@ def read_image(
         with open(path, 'rb') as file, Image.open(file) as image: # by name, Pillow maps plain TIFFs into memory and garbles lying ones
             image.load()
             image = ImageOps.exif_transpose(image)
-            if image.mode == 'F': raise UserError(f'{path} holds floating-point grey values, whose range is not known. Save it as an 8- or 16-bit image first.')
+            if image.mode == 'F': raise UserError(f'{path}: holds floating-point grey values, whose range is not known. Save it as an 8- or 16-bit image first.')
             return grey_from_16_bit(image) if image.mode.startswith('I') else image.convert('L')
-    except UserError: raise
+    except UserError as error: raise error if str(error).startswith(str(path)) else UserError(f'{path}: {error}') from None
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such image. Copy it there, or leave its row out.") from error
     except Exception as error:

@@ -17,7 +17,7 @@ from ..core.errors import UserError
 from ..core.files import unescape_cell, write_atomically
 from .findings import letters_of, STRUCTURES
 from .images import IMAGE_ENDINGS, parse_image_name
-from .rows import column_places, convert_column, fitted_row, parse_whole, refuse_duplicates, separator_of
+from .rows import column_places, convert_column, FILE_KINDS, fitted_row, parse_whole, refuse_duplicates, separator_of
 
 # %% ../../nbs/api/data/mask_index.ipynb #3073d090
 MASK_KEYS = ('Image Index', 'Image ID', 'Path', 'dicom id', 'image', 'file name')
@@ -29,9 +29,9 @@ def parse_mask_key(
     text:str # A file name, a path, or an id without an ending
 ) -> str:    # The same, with / between folders
     "What a row of masks is about; the name after the last / must be a plain one."
-    folders, name = re.fullmatch(r'(.*[/\\\\])?(.*)', text.strip()).groups()
-    if folders and '..' in re.split(r'[/\\\\]', folders): raise ValueError(f"{text!r} is not a plain file name and could lead out of the images folder")
-    return (folders or '').replace('\\\\', '/') + parse_image_name(name)
+    folders, name = re.fullmatch(r'(.*[/\\])?(.*)', text.strip()).groups()
+    if folders and '..' in re.split(r'[/\\]', folders): raise ValueError(f"{text!r} is not a plain file name and could lead out of the images folder")
+    return (folders or '').replace('\\', '/') + parse_image_name(name)
 
 # %% ../../nbs/api/data/mask_index.ipynb #15b50ffc
 def cut_line(
@@ -51,7 +51,9 @@ def mask_header(
     line:bytes      # Its first line
 ) -> tuple:         # (separator, places of columns, number of columns)
     "What the first line of a file of masks says."
-    text = line.decode('utf-8-sig', errors='replace').rstrip('\\r\\n')
+    kind = next((kind for start, kind in FILE_KINDS.items() if line.startswith(start)), 'damaged, or text in UTF-16' if b'\0' in line else '')
+    if kind: raise UserError(f'{path}: is {kind}, and not a table as text. Save it as CSV in UTF-8.')
+    text = line.decode('utf-8-sig', errors='replace').rstrip('\r\n')
     if not text: raise UserError(f"{path}: is empty. The first row must hold the column names.")
     separator = separator_of(text)
     header = [name.strip() for name in next(csv.reader([text], delimiter=separator))]

@@ -25,13 +25,15 @@ class MaskPairs:
     def __init__(self,
         table:pd.DataFrame, # Columns image, patient_id, source; one row a pair
         read:Callable,      # Row number -> (grey image, dict of structure -> bool (height, width))
-        structures:tuple=('lungs',) # 'lungs', or 'lungs' and 'heart'
+        structures:tuple=('lungs',), # 'lungs', or 'lungs' and 'heart'
+        left_out:int=0      # Images that have no mask
     ):
-        self.table, self.read, self.structures = table.reset_index(drop=True), read, tuple(structures)
+        self.table, self.read, self.structures, self.left_out = table.reset_index(drop=True), read, tuple(structures), left_out
     def __len__(self): return len(self.table)
     def __repr__(self):
         sources = ', '.join(f'{source} {n:,}' for source, n in self.table.source.value_counts(sort=False).items())
-        return f'MaskPairs({plural(len(self), "pair")} of {plural(self.table.patient_id.nunique(), "patient")}: {sources}; {", ".join(self.structures)})'
+        without = f'; {plural(self.left_out, "image")} without a mask left out' if self.left_out else ''
+        return f'MaskPairs({plural(len(self), "pair")} of {plural(self.table.patient_id.nunique(), "patient")}: {sources}; {", ".join(self.structures)}{without})'
 
     def squares(self,
         size:int # Side, pixels
@@ -72,17 +74,20 @@ def read_mask(
     "A mask that was saved as an image."
     grey = np.asarray(read_image(path))
     if grey.shape != size: raise UserError(f'{path}: has {grey.shape[0]}×{grey.shape[1]} pixels, its image {size[0]}×{size[1]}. Resize the mask.')
-    return grey > grey.max()/2
+    mask = grey > grey.max()/2
+    if mask.all() or not mask.any(): raise UserError(f'{path}: is {"bright" if mask.all() else "black"} all over, so it marks no lungs. Draw them, or take this pair out.')
+    return mask
 
 # %% ../../nbs/api/data/mask_pairs.ipynb #fa7ac095
 def pairs_of_folders(
     path:str|Path # A folder of pairs, or of several such folders
 ) -> MaskPairs:
     "Pairs from files."
-    rows, files = [], []
+    rows, files, left_out = [], [], 0
     for source, images, masks in pair_folders(path):
         images, masks = files_by_stem(images), files_by_stem(masks)
         both = [stem for stem in images if stem in masks]
+        left_out += len(images) - len(both)
         rows += [(images[stem].name, f'{source}/{stem}', source) for stem in both]
         files += [(images[stem], masks[stem]) for stem in both]
     if not rows: raise UserError(f'{path}: holds no pairs. Expected a folder {" or ".join(PAIR_IMAGES)} and beside it {", ".join(PAIR_MASKS[:-1])} or {PAIR_MASKS[-1]}, '
@@ -91,7 +96,7 @@ def pairs_of_folders(
         image, mask = files[row]
         image = read_image(image)
         return image, {'lungs': read_mask(mask, image.size[::-1])}
-    return MaskPairs(pd.DataFrame(rows, columns=['image', 'patient_id', 'source']), read)
+    return MaskPairs(pd.DataFrame(rows, columns=['image', 'patient_id', 'source']), read, left_out=left_out)
 
 # %% ../../nbs/api/data/mask_pairs.ipynb #86439a9e
 def pairs_of_dataset(
@@ -105,14 +110,18 @@ def pairs_of_dataset(
         left, right, heart = (dataset.mask(names[row], structure) for structure in STRUCTURES)
         return dataset.open_image(names[row]), {'lungs': left | right, 'heart': heart}
     table = dataset.table.set_index('image').loc[names].reset_index()[['image', 'patient_id']]
-    return MaskPairs(table.assign(source=dataset.path.resolve().name), read, ('lungs', 'heart') if hearts else ('lungs',))
+    return MaskPairs(table.assign(source=dataset.path.resolve().name), read, ('lungs', 'heart') if hearts else ('lungs',), len(dataset) - len(names))
 
 def open_pairs(
     path:str|Path # A folder of pairs, a folder of such folders, or a data set folder
 ) -> MaskPairs:
     "Pairs from whatever kind of folder this is."
     if not Path(path).is_dir(): raise UserError(f'{path}: there is no such folder. Expected images with masks: a data set with a segmentation.csv, or folders images and labels.')
-    return pairs_of_folders(path) if pair_folders(path) else pairs_of_dataset(ChestDataset(path))
+    if pair_folders(path): return pairs_of_folders(path)
+    try: dataset = ChestDataset(path)
+    except UserError as error: raise UserError(f'{path}: holds no folder {" or ".join(PAIR_IMAGES)} with {", ".join(PAIR_MASKS[:-1])} or {PAIR_MASKS[-1]} beside it, '
+                                               f'and is no data set with a segmentation.csv either: {error}') from error
+    return pairs_of_dataset(dataset)
 
 # %% ../../nbs/api/data/mask_pairs.ipynb #2cfc9a41
 def chosen_pairs(

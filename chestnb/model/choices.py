@@ -45,4 +45,4 @@ def check_model_answer(
     if answer == 'fusion': return
     if answer != 'mean' and (isinstance(answer, bool) or answer not in range(n)):
         raise UserError(f"answer must be 'fusion', 'mean' or the number of one of {n} branches, counted from 0, got {answer!r}")
-    if not heads: raise UserError(f"answer {answer!r} needs branches with heads of their own; build the model with branch_heads=True, or answer as 'fusion'")
+    if not heads: raise UserError(f"answer {answer!r} needs branches with heads of their own; build the model with branch_heads=True (--branch_heads yes), or answer as 'fusion'")

@@ -28,6 +28,7 @@ from ..core.locks import folder_lock, LOCK_FILES
 from ..data.lung_shapes import clean_mask, dice
 from ..data.mask_pairs import chosen_pairs, held_back_rows, MaskPairs
 from ..data.squares import grey_square
+from .backbones import check_backbone
 from .first_weights import auto_weights
 from .mask_quality import enlarged, segment_squares
 from .progress import batch_bar
@@ -55,9 +56,12 @@ class LungConfig:
     def check(self):
         "Refuse what cannot be meant."
         if self.epochs < 1 or self.batch_size < 2: raise UserError(f'epochs is {self.epochs} and batch_size {self.batch_size}; give at least 1 and 2.')
-        if self.image_size < 64 or self.image_size % 32: raise UserError(f'image_size is {self.image_size}; give a multiple of 32 from 64 on, for example 192.')
+        if not 64 <= self.image_size <= 1024 or self.image_size % 32: raise UserError(f'image_size is {self.image_size}; give a multiple of 32 from 64 to 1024, for example 192.')
         if not 0 < self.learning_rate < 1: raise UserError(f'learning_rate is {self.learning_rate}; give a number between 0 and 1, for example 0.002.')
         if not 0 <= self.veil <= 1: raise UserError(f'veil is {self.veil}; give a share from 0 to 1.')
+        if not 0 <= self.weight_decay < 10: raise UserError(f'weight_decay is {self.weight_decay}; give a number from 0 to below 10, for example 0.01.')
+        if self.held_back < 0 or self.seed < 0: raise UserError(f'held_back is {self.held_back} and seed {self.seed}; neither can be below 0.')
+        check_backbone(self.encoder)
         return self
 
 # %% ../../nbs/api/model/lung_training.ipynb #1b1301f3
@@ -240,6 +244,7 @@ def train_lungs(
     "Train a segmenter; leave weights, card, history and Dice in a folder."
     config, out = (config or LungConfig()).check(), Path(out)
     learn, apart = held_back_rows(pairs, config.held_back, config.seed)
+    for row in apart: pairs.read(row)   # a broken pair is heard of before the training, not after it
     (weights, said), squares = encoder_weights(config.encoder, config.weights), chosen_pairs(pairs, learn).squares(config.image_size)
     if progress: print(said)
     record = lung_record(pairs, squares, config, weights)

@@ -140,7 +140,7 @@ def found_masks(
         missing = unusable_images(frame)
         if len(missing) == len(frame) >= ENOUGH: raise UserError(
             f'{dataset.path}: the segmenter found lungs in none of the {plural(len(frame), "image")}. It knows frontal chest X-rays, bright bones on dark air. '
-            "Look at the images, give masks of your own, or train without the lungs view: views 'whole'.")
+            "Look at the images, give masks of your own, or train without the lungs view: views 'whole' (--views whole).")
         write_segmentation(frame, path)
         shutil.rmtree(parts, ignore_errors=True)
     if progress: print(found_text(len(frame), missing, time.perf_counter() - started))

@@ -41,7 +41,10 @@ class LungSegmenter(torch.nn.Module):
         if image_size % 2**depth: raise UserError(f'image_size is {image_size}; give a multiple of {2**depth}, for example {max(1, round(image_size/2**depth))*2**depth}.')
         self.config = dict(encoder=encoder, depth=depth, decoder=list(decoder), structures=list(structures), image_size=image_size)
         self.info, self.structures, self.image_size = {}, tuple(structures), image_size
-        self.net = Unet(f'tu-{encoder}', encoder_depth=depth, encoder_weights=None, decoder_channels=tuple(decoder), in_channels=1, classes=len(structures))
+        try: self.net = Unet(f'tu-{encoder}', encoder_depth=depth, encoder_weights=None, decoder_channels=tuple(decoder), in_channels=1, classes=len(structures))
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error: raise UserError(
+            f'encoder {encoder!r} with depth {depth} cannot be built into a U-Net ({" ".join(str(error).split())[:120]}). Expected a timm network of convolutions '
+            'that halves its maps, such as tf_efficientnet_lite0 or resnet18, and a depth of 3 to 5.') from error
         cut_stages(self.net.encoder)
 
     def forward(self,

@@ -137,19 +137,20 @@ def read_state(
     except pickle.UnpicklingError as error:
         if 'global' in str(error).lower(): raise UserError(f'{path.name} holds Python objects besides tensors. Opening it would run code from the file, so '
             'it was not opened. Ask for the weights alone: torch.save(model.state_dict(), ...) or a .safetensors file.') from error
-        raise UserError(f'{path.name} is cut off, or is no file of weights ({str(error).splitlines()[0][:80]}). Fetch it again.') from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError, SafetensorError) as error:
+        raise UserError(f'{path.name} is cut off, or is no file of weights ({type(error).__name__}). Fetch it again.') from error
+    except Exception as error: # bytes that are no pickle fail in every way there is: IndexError, KeyError, EOFError ...
         raise UserError(f'{path.name} is cut off, or is no file of weights ({type(error).__name__}). Fetch it again.') from error
 
 # %% ../../nbs/api/model/weights.ipynb #2b832b44
 def unwrapped(
-    saved     # From `read_state`
-) -> dict:    # Name -> tensor
+    saved,             # From `read_state`
+    source='the file'  # Where it comes from, for messages
+) -> dict:             # Name -> tensor
     "The tensors in what a training script saved."
     for key in ('state_dict_ema', 'model_ema', 'state_dict', 'model'):
         if isinstance(saved, dict) and isinstance(saved.get(key), dict): saved = saved[key]; break
     if not isinstance(saved, dict) or not any(isinstance(v, torch.Tensor) for v in saved.values()):
-        raise UserError(f'the file holds {type(saved).__name__} and no tensors with names; expected a state_dict.')
+        raise UserError(f'{source} holds {type(saved).__name__} and no tensors with names; expected a state_dict.')
     return {str(name).removeprefix('module.'): v for name, v in saved.items() if isinstance(v, torch.Tensor)}
 
 # %% ../../nbs/api/model/weights.ipynb #387f60e5
@@ -311,7 +312,7 @@ def layer_classes(
 ) -> list: # Classes of layers in it; empty if it needs others too
     "The classes of PyTorch's and torchxrayvision's layers that a pickled model needs."
     try: names = get_unsafe_globals_in_checkpoint(path)
-    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError): return []   # cut off, or of an old format: `read_state` says which
+    except Exception: return []   # cut off, of an old format, or no pickle: `read_state` says which
     if not all(n.startswith(('torch.nn.modules.', 'torchxrayvision.models.')) for n in names): return []
     try: found = [getattr(importlib.import_module(module), own) for module, _, own in (n.rpartition('.') for n in names)]
     except (ImportError, AttributeError): return []   # a layer that this version does not have
@@ -372,7 +373,7 @@ def stored_state(
     "Tensors that are on this machine."
     kind = weights_kind(weights)
     if kind == 'file':
-        state = unwrapped(read_state(weights))
+        state = unwrapped(read_state(weights), Path(weights).name)
         if any(name.startswith('branches.0.') for name in state): raise UserError(f"{weights} is the model of a run, with all its branches; name the run folder: weights='run:{Path(weights).parent}'.")
         return matching_state(state, backbone, Path(weights).name)
     if kind == 'torchxrayvision':

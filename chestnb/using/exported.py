@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from ..core.errors import NOT_FOR_CLINICAL_USE, UserError
 from ..core.files import read_json, sha256_of, write_json
-from ..core.text import interval_text, listed, plural
+from ..core.text import escape_unprintable, interval_text, listed, plural
 from .inputs import find_radiographs
 from .runner import Answer, answers_from
 from .spec import check_spec, SYNTHETIC_MODEL
@@ -173,6 +173,7 @@ def run_exported(
     words:list=None  # What was typed; None: what stands behind the command
 ) -> int:            # Exit code: 0 all files read, 1 some were not, 2 nothing was done, 130 stopped
     "Answer for X-rays from a command line, without chestnb and torch."
+    escape_unprintable()
     try:
         given = exported_arguments(folder, words)
         model, answers = load_exported(given.model, given.threads), []

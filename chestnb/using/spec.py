@@ -26,11 +26,11 @@ def check_spec(
     "Refuse what is not a whole spec."
     if not isinstance(spec, dict) or spec.get('format') != SPEC_FORMAT: raise UserError(
         f"{where} has the format {spec.get('format') if isinstance(spec, dict) else None!r}; this version reads {SPEC_FORMAT}. "
-        'Make it again with this version, or use the version that made it.')
+        'Use the version that made it, or make it again with this one: chestnb_predict --model RUN --data DIR; an export is exported again.')
     wrong = [key for key, kind in SPEC_KEYS.items() if not isinstance(spec.get(key), kind)]
     if not wrong and not spec['findings']: wrong = ['findings']
     if 'lungs' in (spec.get('views') or ()) and not isinstance(spec.get('lungs'), dict): wrong.append('lungs')
-    if wrong: raise UserError(f'{where} lacks {listed(wrong, 5)}, or holds something else there. Make it again: make_ready(run, dataset), then export.')
+    if wrong: raise UserError(f'{where} lacks {listed(wrong, 5)}, or holds something else there. Make it again: chestnb_predict --model RUN --data DIR, or make_ready(run, dataset) in Python; then export.')
     strange = [view for view in spec['views'] if view not in ('whole', 'lungs')]
     if strange: raise UserError(f"{where}: the view {listed(strange)} was defined in Python, and nothing here knows where to cut. Expected 'whole' and 'lungs'.")
     return spec
@@ -47,7 +47,7 @@ def read_spec(
     path:str|Path # JSON file
 ) -> dict:        # The document, checked
     "Read a spec."
-    return check_spec(read_json(path, 'the spec of a model, as make_ready writes it'), path)
+    return check_spec(read_json(path, 'the spec of a model, as make_ready, or chestnb_predict --model RUN --data DIR, writes it'), path)
 
 # %% ../../nbs/api/using/spec.ipynb #66f5f6a7
 def without_names(

@@ -21,7 +21,7 @@ def prevalence_given(
     spec:dict  # Of the model
 ) -> dict|None:# Finding -> share; None if nothing was typed
     "A prevalence from a command line."
-    shares, how = {}, 'Type FINDING=SHARE, for instance --prevalence Effusion=0.02'
+    general, named, how = {}, {}, 'Type FINDING=SHARE with a decimal point, for instance --prevalence Effusion=0.02'
     for word in (word.strip() for text in texts or () for word in str(text).split(',')):
         name, _, share = word.rpartition('=')
         try: value = float(share)
@@ -30,8 +30,10 @@ def prevalence_given(
         if not names: raise UserError(f"--prevalence {word!r} names no finding of this model, which are {', '.join(spec['findings'])}. {how}.")
         if not 0 < value < 1: raise UserError(f'--prevalence {word!r}: expected a share above 0 and below 1. {how}.')
         changeable = [finding for finding in names if name or 0 < (spec['prevalence'].get(finding) or 0) < 1]
-        shares |= dict.fromkeys(changeable, value)
-    return shares or None
+        shares = named if name.strip() else general # a finding's own share counts more than the one for all
+        if any(shares.get(finding, value) != value for finding in changeable): raise UserError(f'--prevalence {word!r}: another share was given for the same. Give one.')
+        shares.update(dict.fromkeys(changeable, value))
+    return general | named or None
 
 # %% ../../nbs/api/using/tables.ipynb #aa4ee4c5
 def threshold_here(
