@@ -262,7 +262,7 @@ def test_what_the_message_says_mends_a_damaged_run(pair, few, tmp_path, damage):
     "--data was not looked at where a model_spec.json was there, damaged or not"
     folder = shutil.copytree(pair[0], tmp_path/'run')
     damage(folder)
-    with pytest.raises(UserError, match='chestnb_predict --model'): load_ready(folder)
+    with pytest.raises(UserError, match='chestnb_predict FILES --model'): load_ready(folder)
     assert load_or_make(folder, lambda: few).spec['calibration'] == load_ready(pair[0]).spec['calibration']
 
 
