@@ -28,7 +28,7 @@ from chestnb.using.exported import SEAL, load_exported
 from chestnb.using.precision import PRECISIONS
 from chestnb.using.predict import predict_images
 from chestnb.using.ready import Ready
-from chestnb.using.spec import check_spec
+from chestnb.using.spec import check_spec, SYNTHETIC_MODEL
 
 onnx = pytest.importorskip('onnx', reason='the package onnx is not installed (extra export)')
 pytest.importorskip('onnxscript', reason='the package onnxscript is not installed (extra export)')
@@ -158,6 +158,17 @@ def test_the_runner_needs_no_library(both, dataset, tmp_path):
         assert all(of_finding[row['finding']]['probability'] == pytest.approx(row['probability'], abs=1e-9) for row in answer.findings)
     assert 'not a medical device' in done.stdout and said['counts']['answered'] == 3
     assert '%' in done.stdout and 'threshold' in done.stdout
+
+
+def test_an_export_says_synthetic_and_score_wherever_it_answers(made, both, dataset):
+    "As `chestnb_predict` does: a model of drawn X-rays says so, and per cent is written only where a finding was calibrated."
+    calibrated = dataset.findings[0]
+    done, card = bare(made, *files_of(dataset, 1)), (both/'CARD.md').read_text()
+    assert all(SYNTHETIC_MODEL in said for said in (done.stdout, card, export_text(both)))
+    lines = [line for line in done.stdout.splitlines() if 'threshold' in line]
+    assert len(lines) == len(dataset.findings) and [line.split()[0] for line in lines if '%' in line] == [calibrated] and sum('not calibrated' in line for line in lines) == len(lines) - 1
+    rows = {line.split(' | ')[0].strip('| '): line for line in card.splitlines() if line.startswith('|')}
+    assert '| 50 % |' in rows[calibrated] and all('| score 0.5 |' in rows[finding] for finding in dataset.findings[1:]) and 'is a score too' in card
 
 
 def test_the_runner_names_a_bad_file_and_goes_on(made, dataset, tmp_path):

@@ -217,8 +217,29 @@ def test_finished_images_are_not_done_again(say, xrays, tmp_path):
     say(xrays, '--out', 'results', toy=toys[3])
     assert toys[3].asked == 3
     toys[4].spec = toys[3].spec
-    say(paths[0], '--out', 'results', toy=toys[4])                   # fewer images: what is kept of the others goes
+    say(paths[0], '--out', 'results', '--overwrite', toy=toys[4])    # fewer images: what is kept of the others goes
     assert toys[4].asked == 0 and len(list((tmp_path/'results'/'answers').iterdir())) == 2 and len(pd.read_csv(tmp_path/'results'/'predictions.csv')) == 1
+
+
+def test_answers_for_other_files_are_not_lost_unasked(say, xrays, tmp_path):
+    first, second, third = sorted(xrays.iterdir())
+    assert say(first, second, '--out', 'results')[0] == 0
+    def kept(): return {path.name: path.read_bytes() for path in (tmp_path/'results').rglob('*') if path.is_file()}
+    before, toy = kept(), Toy()
+    code, out, err = say(third, '--out', 'results', toy=toy)
+    assert code == 2 and toy.asked == 0 and kept() == before and f'2 other files ({first.name}, {second.name})' in err and '--out DIR' in err and '--overwrite' in err
+    assert say(second, '--out', 'results')[0] == 2 and kept() == before      # fewer files lose answers, too
+    code, out, _ = say(xrays, '--out', 'results')                            # more files lose none
+    assert code == 0 and '2 of them were done before' in out and len(pd.read_csv(tmp_path/'results'/'predictions.csv')) == 3
+    code, out, _ = say(third, '--out', 'results', '--overwrite')
+    assert code == 0 and pd.read_csv(tmp_path/'results'/'predictions.csv')['Image Index'].tolist() == [third.name] and len(list((tmp_path/'results'/'answers').iterdir())) == 2
+
+
+def test_a_file_that_failed_is_no_answer_to_lose(say, xrays, tmp_path):
+    broken, first = xrays/'broken.png', sorted(xrays.iterdir())[0]
+    broken.write_text('no picture')
+    assert say(broken, '--out', 'results')[0] == 1 and say(first, '--out', 'results')[0] == 0
+    assert pd.read_csv(tmp_path/'results'/'predictions.csv')['Image Index'].tolist() == [first.name]
 
 
 def test_ctrl_c_leaves_what_is_done(say, xrays, tmp_path):

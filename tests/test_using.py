@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 from scipy.special import logit
 
+from chestnb.commands import use
+from chestnb.commands.use import open_model
 from chestnb.core.errors import UserError
 from chestnb.data.dataset import ChestDataset
 from chestnb.data.findings import FINDINGS, NO_FINDING
@@ -24,7 +26,7 @@ from chestnb.model.predict import predict
 from chestnb.model.runs import load_model, save_model
 from chestnb.using import ready as ready_module
 from chestnb.using.predict import predict_images
-from chestnb.using.ready import load_or_make, load_ready, make_ready
+from chestnb.using.ready import is_ready, load_ready, make_ready
 from chestnb.using.runner import check_prevalence, NO_MASK
 from chestnb.using.spec import CALIBRATION_FILE, SPEC_FILE, THRESHOLDS_FILE
 
@@ -176,7 +178,7 @@ def test_a_refused_image_has_reasons_and_no_probability(run, few):
 
 def test_a_folder_that_was_not_made_ready_says_what_to_do(few, tmp_path):
     folder = untrained(few, tmp_path/'run', views=('whole',), tta=1)
-    with pytest.raises(UserError, match='chestnb_predict --model .* --data DIR'): load_ready(folder)
+    with pytest.raises(UserError, match='chestnb_predict FILES --model .* --data DIR'): load_ready(folder)
     with pytest.raises(UserError, match='no trained model'): load_ready(tmp_path)
     make_ready(folder, few, progress=False)
     (folder/SPEC_FILE).write_text('{"format": "chestnb-model-2"}')
@@ -190,6 +192,22 @@ def test_other_weights_are_not_taken_for_these(few, tmp_path):
     make_ready(folder, few, progress=False)
     save_model(FusionModel(('test_resnet',)*2, reduced_channels=16, findings=tuple(few.findings)).eval(), folder, dict(image_size=SIDE))
     with pytest.raises(UserError, match='other weights'): load_ready(folder)
+    assert not is_ready(folder)
+
+
+@pytest.mark.parametrize('spoil', [lambda folder: (folder/SPEC_FILE).unlink(), lambda folder: (folder/SPEC_FILE).write_text('{"format": "chestnb-model-0"}'),
+                                   lambda folder: (folder/SPEC_FILE).write_text((folder/SPEC_FILE).read_text().replace('"weights": "', '"weights": "0'))], ids=['never', 'older', 'trained on'])
+def test_data_makes_a_run_ready_whatever_is_wrong_with_its_spec(few, tmp_path, monkeypatch, spoil):
+    "What the message advises: chestnb_predict FILES --model DIR --data DIR."
+    folder, made = untrained(few, tmp_path/'run', views=('whole',), tta=1), []
+    make_ready(folder, few, progress=False)
+    monkeypatch.setattr(use, 'open_dataset', lambda data: few)
+    monkeypatch.setattr(ready_module, 'make_ready', lambda run, dataset: made.append(run))
+    assert is_ready(folder) and open_model(str(folder), 'DIR') is not None and not made
+    spoil(folder)
+    with pytest.raises(UserError): open_model(str(folder))
+    open_model(str(folder), 'DIR')
+    assert made == [str(folder)] and not is_ready(folder)
 
 
 def test_an_interruption_leaves_nothing_that_looks_ready(few, tmp_path, monkeypatch):
@@ -228,14 +246,14 @@ def pair(few, tmp_path_factory):
 
 
 @pytest.mark.parametrize('name, says', [('refusal.safetensors', 'is not the gate'), (CALIBRATION_FILE, 'whose calibration the model answers with'), (THRESHOLDS_FILE, 'whose thresholds')])
-def test_a_part_of_another_run_is_not_taken_for_its_own(pair, few, tmp_path, name, says, capsys):
+def test_a_part_of_another_run_is_not_taken_for_its_own(pair, few, tmp_path, name, says):
     "the gate of another run of the same kind answered without a word"
     folder = shutil.copytree(pair[0], tmp_path/'run')
     load_ready(folder)
     shutil.copy(pair[1]/name, folder)
-    with pytest.raises(UserError, match=f'{name}: .*{says}.*chestnb_predict --model RUN --data DIR'): load_ready(folder)
-    load_or_make(folder, lambda: few)   # and that remedy works
-    assert 'It is made anew' in capsys.readouterr().out and load_ready(folder).spec['weights'] == load_ready(pair[0]).spec['weights']
+    with pytest.raises(UserError, match=f'{name}: .*{says}.*chestnb_predict FILES --model RUN --data DIR'): load_ready(folder)
+    assert not is_ready(folder) and open_model(str(folder), str(few.path)) # and that remedy works
+    assert load_ready(folder).spec['weights'] == load_ready(pair[0]).spec['weights']
 
 
 @pytest.mark.parametrize('damage', [lambda folder: (folder/SPEC_FILE).write_text('{"for'), lambda folder: (folder/SPEC_FILE).unlink(), lambda folder: (folder/'refusal.safetensors').unlink(),
@@ -244,13 +262,12 @@ def test_what_the_message_says_mends_a_damaged_run(pair, few, tmp_path, damage):
     "--data was not looked at where a model_spec.json was there, damaged or not"
     folder = shutil.copytree(pair[0], tmp_path/'run')
     damage(folder)
-    with pytest.raises(UserError, match='chestnb_predict --model'): load_ready(folder)
-    assert load_or_make(folder, lambda: few).spec['calibration'] == load_ready(pair[0]).spec['calibration']
+    with pytest.raises(UserError, match='chestnb_predict FILES --model'): load_ready(folder)
+    assert open_model(str(folder), str(few.path)).spec['calibration'] == load_ready(pair[0]).spec['calibration']
 
 
 def test_a_ready_model_needs_no_data(pair):
-    def never(): raise AssertionError('opened')
-    assert load_or_make(pair[0], never).spec == load_ready(pair[0]).spec
+    assert is_ready(pair[0]) and open_model(str(pair[0]), 'nowhere').spec == load_ready(pair[0]).spec
 
 
 def test_a_missing_copy_of_the_calibration_is_no_harm(pair, tmp_path):

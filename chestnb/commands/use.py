@@ -11,20 +11,20 @@ from pathlib import Path
 from .common import command, open_dataset
 from ..core.errors import NOT_FOR_CLINICAL_USE, UserError
 
-# %% ../../nbs/api/commands/use.ipynb #401afc68
+# %% ../../nbs/api/commands/use.ipynb #0eb172e5
 def open_model(
     model:str,  # Run folder of chestnb_train or chestnb_demo, or folder of chestnb_export
     data:str='' # Data set folder that the run was trained on, if it has to be made ready; empty: the run must be ready
 ):              # An engine of `using.runner`
     "A model that can answer."
     if not Path(model).exists(): raise UserError(f'{model}: there is no such folder. Name the run folder of chestnb_train or chestnb_demo, or a folder of chestnb_export: --model DIR')
-    if Path(model).suffix == '.onnx' or (Path(model)/'model.onnx').is_file():
-        from chestnb.using.exported import load_exported
-        return load_exported(model)
-    from chestnb.using.ready import load_or_make, load_ready
-    return load_or_make(model, lambda: open_dataset(data)) if data else load_ready(model)
+    from chestnb.using.exported import is_exported, load_exported
+    if is_exported(model): return load_exported(model) # without torch, unlike `using.predict.engine_of`
+    from chestnb.using.ready import is_ready, load_ready, make_ready
+    if data and not is_ready(model): return make_ready(model, open_dataset(data))
+    return load_ready(model)
 
-# %% ../../nbs/api/commands/use.ipynb #dd864bff
+# %% ../../nbs/api/commands/use.ipynb #414ac847
 EXIT_CODES = ('exit codes: 0 every file was read, and answered or refused with a reason; 1 some files could not be read, the others are done; '
               '2 the work ended early, and a sentence says why; 130 stopped with Ctrl-C. What was finished is kept: the same command goes on.')
 
@@ -32,11 +32,12 @@ EXIT_CODES = ('exit codes: 0 every file was read, and answered or refused with a
 def chestnb_predict(
     files:list=(),                   # X-rays (PNG, JPEG, TIFF, DICOM), folders of them, or a DICOMDIR
     model:str='runs/demo',           # Run folder of chestnb_train or chestnb_demo, or folder of chestnb_export
-    out:str='runs/predictions',      # Folder for predictions.html, predictions.csv, findings.csv and predictions.json
+    out:str='runs/predictions',      # Folder for predictions.html, predictions.csv, findings.csv and predictions.json; for the files of one command
+    overwrite:store_true=False,      # Drop the answers for other files that `out` holds; without it the command says which, and does nothing
     prevalence:list=(),              # FINDING=SHARE: how common a finding is where the X-rays come from, above 0 and below 1; with commas, or typed again, for several; a share alone is for all findings
     answer_refused:store_true=False, # Give probabilities for refused images too
     dicom:store_true=False,          # For DICOM files, write a DICOM Structured Report and a picture too
-    data:str='',                     # For a run that is not calibrated yet, or whose calibration is damaged: the data set folder that it was trained on
+    data:str='',                     # For a run that is not ready (a branch of a demo, an older version, trained on since, a damaged calibration): the data set folder that it was trained on
     batch_size:int=8                 # Images at a time
 ) -> int:                            # Exit code
     "Answer for X-rays of your own: calibrated probabilities, thresholds, or why there is no answer. Not for clinical use."
@@ -49,7 +50,7 @@ def chestnb_predict(
     from chestnb.using.tables import prevalence_given
     given = prevalence_given([prevalence] if isinstance(prevalence, (str, float)) else prevalence, engine.spec)
     if dicom: need_highdicom()
-    answers, again = answer_files(engine, found, out, given, answer_refused, dicom, batch_size)
+    answers, again = answer_files(engine, found, out, given, answer_refused, dicom, batch_size, overwrite=overwrite)
     print(f'{answers_summary(answers, again, out, engine.spec, bool(given))} {NOT_FOR_CLINICAL_USE}')
     return int(any(answer['status'] == 'failed' for answer in answers))
 
@@ -71,7 +72,7 @@ def chestnb_export(
     try: print(export_text(export_model(run, to, precision, open_dataset(data) if data else None)))
     except KeyboardInterrupt: raise KeyboardInterrupt(f'stopped. Nothing was written into {to}.') from None
 
-# %% ../../nbs/api/commands/use.ipynb #4bea142f
+# %% ../../nbs/api/commands/use.ipynb #e190dc78
 @command('run')
 def chestnb_page(
     run:str='runs/demo', # Run folder of chestnb_train or chestnb_demo, or a folder that chestnb_export wrote
@@ -81,6 +82,7 @@ def chestnb_page(
 ):
     "Write a page that runs a model in the reader's browser. Not for clinical use."
     from chestnb.using.browser import build_page, serve_page
+    if not 0 <= serve <= 65535: raise UserError(f'--serve {serve}: expected a port from 1 to 65535, for instance 8000.')
     page = build_page(run, to, runtime)
-    print(f'{page}. Put this folder on any web server, or look at it: python -m http.server --directory {to}')
+    print(f'{page}. Put this folder on any web server, or look at it: python -m http.server --directory {to}. {NOT_FOR_CLINICAL_USE}')
     if serve: serve_page(page.folder, serve)

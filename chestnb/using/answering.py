@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['plain_names', 'AnswerFiles', 'answer_files', 'answer_line', 'answers_summary']
 
-# %% ../../nbs/api/using/answering.ipynb #00e1dedb
+# %% ../../nbs/api/using/answering.ipynb #ee6a0ad7
 import re
 from collections import Counter, deque
 from fastcore.basics import patch
@@ -20,6 +20,7 @@ from .answer_page import flag_words, shown_parts, value_words, write_pages
 from .inputs import open_radiograph, plain_reason
 from .results import ResultFolder, model_state
 from .runner import Answer, answers_from
+from .spec import SYNTHETIC_MODEL
 from .tables import COUNTED, NEVER_SHOWN, by_odds, write_tables
 
 # %% ../../nbs/api/using/answering.ipynb #de0a451e
@@ -116,7 +117,7 @@ def write(self:AnswerFiles,
     write_pages(self.results.folder, answers, lambda answer: self.results.shown(answer['path']), spec, bool(self.prevalence), complete)
     return answers
 
-# %% ../../nbs/api/using/answering.ipynb #d2c34ed4
+# %% ../../nbs/api/using/answering.ipynb #27e739d8
 def answer_files(
     engine,                    # From `load_ready` or `load_exported`
     files:list,                # Of `FoundFile`, from `find_radiographs`
@@ -125,11 +126,13 @@ def answer_files(
     answer_refused:bool=False, # Give probabilities for refused images too
     dicom:bool=False,          # Write a DICOM Structured Report and a picture for each DICOM file too
     batch_size:int=8,          # Images at a time
-    progress:bool=True         # Show a progress bar on a terminal
+    progress:bool=True,        # Show a progress bar on a terminal
+    overwrite:bool=False       # Drop answers for other files that the folder holds
 ) -> tuple:                    # Answers as dicts; how many of them were there before
     "Answer for files and write a folder of results. Not for clinical use."
     work = AnswerFiles(engine, files, out, prevalence, answer_refused, dicom)
     with folder_lock(work.results.folder, 'chestnb_predict'):
+        if not overwrite: work.results.keep_for([file.path for file in files])
         try: work.run(batch_size, progress)
         except KeyboardInterrupt:
             work.write(complete=False)
@@ -137,7 +140,7 @@ def answer_files(
         work.results.forget_others([file.path for file in files])
         return work.write(), work.again
 
-# %% ../../nbs/api/using/answering.ipynb #190540c8
+# %% ../../nbs/api/using/answering.ipynb #b72c2158
 def answer_line(
     answer:dict, # `Answer.to_dict()`
     spec:dict    # Of the model
@@ -160,6 +163,6 @@ def answers_summary(
     counts, first = Counter(answer['status'] for answer in answers), sorted(answers, key=lambda answer: -COUNTED.index(answer['status']))
     lines = [f"{plural(len(answers), 'file')}: {counts['answered']:,} answered, {counts['refused']:,} refused, {counts['failed']:,} could not be read" + f"; {again:,} of them were done before"*bool(again) + '.',
              *(f'  {answer_line(answer, spec)}' for answer in first[:most]), *([f'  … and {len(answers) - most:,} more, see predictions.csv'] if len(answers) > most else [])]
-    lines.append('Probabilities assume the prevalence that was given.' if changed else 'Probabilities assume that findings are as common as among the validation patients (findings.csv); change it with --prevalence FINDING=SHARE.')
-    if spec['synthetic']: lines.append('This model learnt from SYNTHETIC X-rays: what it says about a real one means nothing.')
+    if any(answer['findings'] for answer in answers): lines.append('Probabilities assume the prevalence that was given.' if changed else 'Probabilities assume that findings are as common as among the validation patients (findings.csv); change it with --prevalence FINDING=SHARE.')
+    if spec['synthetic']: lines.append(SYNTHETIC_MODEL)
     return '\n'.join([*lines, f"Open {Path(out)/'predictions.html'} in a browser; predictions.csv, findings.csv and predictions.json hold the numbers."])

@@ -8,7 +8,7 @@ __all__ = ['OPSET', 'MOST_SEEN', 'MOST_JUDGED', 'RUNNER_NEEDS', 'quiet_exporter'
            'findings_lines', 'precision_line', 'card_text', 'runner_source', 'requirements_text', 'write_export',
            'exported_spec', 'export_model', 'export_text']
 
-# %% ../../nbs/api/using/export.ipynb #faec69d9
+# %% ../../nbs/api/using/export.ipynb #a5fcc1bf
 import base64, contextlib, copy, io, json, logging, warnings
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from .exported import BLANK, check_seal, Exported, EXPORT_FILE, LUNGS_FILE, ONNX
 from .precision import lighter, precision_cost, PRECISIONS
 from .ready import load_ready, Ready
 from .runner import calibrated_log_odds, open_source, rule_text, sigmoid, squares_of
+from .spec import SYNTHETIC_MODEL
 from .tables import finding_facts
 
 # %% ../../nbs/api/using/export.ipynb #73509549
@@ -161,7 +162,7 @@ def light_pair(
     (before, refused_before), (after, refused) = asked(ready, views), asked(light, views)
     return networks, precision_cost(before, after, dataset.targets(judged)[:, columns]) | dict(refused_float32=refused_before, refused=refused)
 
-# %% ../../nbs/api/using/export.ipynb #e4a1a4f4
+# %% ../../nbs/api/using/export.ipynb #65483ccc
 def percentage(
     value # Share, or None
 ) -> str: # '12.3 %', '' for None
@@ -172,12 +173,14 @@ def findings_lines(
     spec:dict # Of the model
 ) -> list:    # Lines of a Markdown table
     "What is known of each finding."
-    part = spec['scores']['part']
+    part, rows = spec['scores']['part'], finding_facts(spec)
     lines = [f'| finding | prevalence (validation) | threshold ({rule_text(spec["thresholds"])}) | AUROC ({part}) | better than chance |', '|---|---|---|---|---|']
-    for row in finding_facts(spec):
-        score = interval_text(row['auroc'], row['low'], row['high'])
-        lines.append(f"| {row['finding']} | {percentage(row['prevalence'])} | {percentage(row['threshold'])} | {score} | {'yes' if row['better_than_chance'] else 'not shown'} |")
-    return lines
+    for row in rows:
+        score, cut = interval_text(row['auroc'], row['low'], row['high']), row['threshold']
+        cut = percentage(cut) if row['calibrated'] or cut is None else f'score {cut:.2g}'
+        lines.append(f"| {row['finding']} | {percentage(row['prevalence'])} | {cut} | {score} | {'yes' if row['better_than_chance'] else 'not shown'} |")
+    if all(row['calibrated'] for row in rows): return lines
+    return [*lines, '', 'Where the threshold is a score, the finding could not be calibrated on validation patients: what is said about it is a score too, and no probability.']
 
 def precision_line(
     spec:dict # Of an exported model
@@ -189,15 +192,15 @@ def precision_line(
         f"(lost: {cost['lost']:+.4f}; the finding that lost most: {cost['largest_loss']:+.4f}), probabilities changed by {cost['mean_change']:.2g} on average and {cost['largest_change']:.2g} at most; "
         f"refused {percentage(cost['refused'])} in place of {percentage(cost['refused_float32'])}.")
 
-# %% ../../nbs/api/using/export.ipynb #e8a4ec4b
+# %% ../../nbs/api/using/export.ipynb #be8dc673
 def card_text(
     spec:dict # Of an exported model
 ) -> str:     # Markdown
     "A card for people."
     data, gate = spec['data'], [f"- {score['says']}" for score in spec['refusal'].get('scores', [])]
-    what = 'synthetic X-rays' if spec['synthetic'] else 'X-rays'
+    what, warning = ('synthetic X-rays', f'{SYNTHETIC_MODEL} ') if spec['synthetic'] else ('X-rays', '')
     return '\n'.join([f"# {spec['name']}", '', f"**Not for clinical use.** {spec['note']}", '',
-        f"Trained on {what}: {data.get('name', 'unknown')}. It looks at {' and '.join(dict.fromkeys(spec['views']))} at {spec['image_size']} pixels and answers for {plural(len(spec['findings']), 'finding')}. "
+        f"{warning}Trained on {what} (data set: {data.get('name', 'unknown')}). It looks at {' and '.join(dict.fromkeys(spec['views']))} at {spec['image_size']} pixels and answers for {plural(len(spec['findings']), 'finding')}. "
         f"Made with chestnb {spec['chestnb']} on {spec['made'][:10]}. {precision_line(spec)}".strip(), '', '## Findings', '', *findings_lines(spec), '',
         'A probability assumes the prevalence beside it. Where a finding is rarer or more frequent, say so: `--prevalence Effusion=0.02`.', '',
         *(['## What it refuses', '', *gate, ''] if gate else []), '## Use it', '', '~~~bash', 'pip install -r requirements.txt', 'python run.py chest.png', '~~~', '',
@@ -241,7 +244,7 @@ def exported_spec(
     shapes = {'views': ['n', len(spec['views']), side, side]} | ({'image': ['n', 1, small, small]} if small else {})
     return spec | {'precision': {'name': precision, 'cost': cost}, 'onnx': {'opset': OPSET, 'inputs': shapes, 'outputs': ['logits', 'maps', 'refusal'] + ['mask', 'quality']*bool(small)}}
 
-# %% ../../nbs/api/using/export.ipynb #87660358
+# %% ../../nbs/api/using/export.ipynb #11ad4a57
 def export_model(
     run,                            # Run folder, or a model from `load_ready`
     to:str|Path,                    # Folder to write, or to replace with what was exported there before
@@ -263,4 +266,4 @@ def export_text(
     spec = read_json(Path(folder)/EXPORT_FILE, 'the description of an exported model')
     own = spec['files'][ONNX_FILE]
     return '\n'.join(filter(None, [f"{spec['name']} is in {folder}: {ONNX_FILE} has {own['bytes']/1e6:.1f} MB (SHA-256 {own['sha256'][:12]}…) and is enough alone; run.py uses it without torch: python {Path(folder)/'run.py'} IMAGE",
-                                   precision_line(spec), NOT_FOR_CLINICAL_USE]))
+                                   precision_line(spec), SYNTHETIC_MODEL if spec['synthetic'] else '', NOT_FOR_CLINICAL_USE]))

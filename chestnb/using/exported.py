@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SEAL', 'BLANK', 'EXPORT_FILE', 'ONNX_FILE', 'LUNGS_FILE', 'SPEC_ENTRY', 'seal_place', 'sealed', 'check_seal',
-           'check_folder', 'onnx_session', 'Exported', 'load_exported', 'finding_line', 'answer_lines',
+           'check_folder', 'onnx_session', 'Exported', 'is_exported', 'load_exported', 'finding_line', 'answer_lines',
            'exported_arguments', 'run_exported']
 
-# %% ../../nbs/api/using/exported.ipynb #cc825f46
+# %% ../../nbs/api/using/exported.ipynb #06af2d64
 import argparse, base64, hashlib, json, re, sys
 import numpy as np
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from ..core.files import read_json, sha256_of, write_json
 from ..core.text import escape_unprintable, interval_text, listed, plural
 from .inputs import find_radiographs
 from .runner import Answer, answers_from
-from .spec import check_spec
+from .spec import check_spec, SYNTHETIC_MODEL
 from .tables import by_odds, predictions_document, prevalence_given, score_word, threshold_here
 
 # %% ../../nbs/api/using/exported.ipynb #19723810
@@ -105,7 +105,13 @@ class Exported:
         names = ['logits', 'maps', 'refusal']
         return dict(zip(names, self.model.run(names, {'views': views})))
 
-# %% ../../nbs/api/using/exported.ipynb #b6d011e3
+# %% ../../nbs/api/using/exported.ipynb #5bc7bc41
+def is_exported(
+    path:str|Path # Folder or file
+) -> bool:        # True for model.onnx, or any other .onnx, and for a folder with one; False for a run folder
+    "Whether a model was exported, and `load_exported` opens it."
+    return Path(path).suffix == '.onnx' or (Path(path)/ONNX_FILE).is_file()
+
 def load_exported(
     path:str|Path, # Folder that `chestnb_export` wrote, or its model.onnx alone
     threads:int=0  # Of the processor; 0: one for each core
@@ -124,18 +130,19 @@ def load_exported(
     lungs = onnx_session(base64.b64decode(inside[LUNGS_FILE]), f'{LUNGS_FILE} in {file}', threads) if LUNGS_FILE in inside else None
     return Exported(spec, model, lungs, file.parent)
 
-# %% ../../nbs/api/using/exported.ipynb #09511098
+# %% ../../nbs/api/using/exported.ipynb #9f9a185b
 def finding_line(
     row:dict,  # A finding of an answer
     spec:dict  # Of the model
 ) -> str:      # 'Effusion  41.2 %  flagged  threshold 12.0 % (youden), prevalence 10.5 %, AUROC 0.812 [0.760, 0.864] (test)'
-    "A finding in a line of text."
+    "A finding in a line of text; per cent only where it was calibrated."
     def share(value): return 'unknown' if value is None else f'{100*value:.3g} %'
+    def said_as(value): return share(value) if row['calibrated'] else f'{value:.2g}'
     cut = threshold_here(row, spec)
-    threshold = 'no threshold' if cut is None else f"threshold {share(cut)} ({row['rule']})"
+    threshold = 'no threshold' if cut is None else f"threshold {said_as(cut)} ({row['rule']})"
+    assumed = f"prevalence {share(row['prevalence'])}" if row['calibrated'] else 'a score, not calibrated'
     score = f"AUROC {interval_text(row['auroc'], row['low'], row['high'])} ({row['part']})" if row['auroc'] is not None else ''
-    said = [threshold, f"prevalence {share(row['prevalence'])}", '' if row['calibrated'] else 'not calibrated', score, score_word(row)]
-    return f"  {row['finding']:<20}{share(row['probability']):>8}  {'flagged' if row['flagged'] else '':<9}{', '.join(filter(None, said))}"
+    return f"  {row['finding']:<20}{said_as(row['probability']):>8}  {'flagged' if row['flagged'] else '':<9}{', '.join(filter(None, [threshold, assumed, score, score_word(row)]))}"
 
 def answer_lines(
     answer:Answer, # From `answers_from`
@@ -146,7 +153,7 @@ def answer_lines(
     top = f"{answer.image}{size}: {answer.status}{'. ' if answer.reasons else ''}{' '.join(answer.reasons)}"
     return '\n'.join([top, *(f'  {note}' for note in answer.notes), *(finding_line(row, spec) for row in by_odds(answer.findings, spec))])
 
-# %% ../../nbs/api/using/exported.ipynb #4998a074
+# %% ../../nbs/api/using/exported.ipynb #a75ce728
 def exported_arguments(
     folder:Path, # Where model.onnx is expected
     words:list   # What was typed
@@ -176,6 +183,7 @@ def run_exported(
             print(answer_lines(answer, model.spec), flush=True)
             answers.append(answer.to_dict())
         if given.json: write_json(given.json, predictions_document(answers, model.spec, prevalence))
+        if model.spec['synthetic']: print(SYNTHETIC_MODEL)
         print(NOT_FOR_CLINICAL_USE)
         return int(any(answer['status'] == 'failed' for answer in answers))
     except (UserError, OSError) as error: print(f'run.py: {error}', file=sys.stderr); return 2

@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['engine_of', 'predict_images']
 
-# %% ../../nbs/10_using.ipynb #4a32f259
+# %% ../../nbs/10_using.ipynb #c96bc148
 from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 from ..core.errors import UserError
-from .exported import load_exported, ONNX_FILE
+from .exported import is_exported, load_exported
 from .ready import load_ready
 from .runner import answers_from
 
-# %% ../../nbs/10_using.ipynb #4cf53093
+# %% ../../nbs/10_using.ipynb #7e2e883e
 def engine_of(
     model # A run folder, a folder of `chestnb_export` or its model.onnx, or an engine: what `load_ready` or `load_exported` gave
 ):        # An engine, with `spec`, `segment` and `forward`
@@ -22,8 +22,7 @@ def engine_of(
     if all(hasattr(model, name) for name in ('spec', 'segment', 'forward')): return model
     if not isinstance(model, (str, Path)): raise UserError(
         f'model is {type(model).__name__}; expected a run folder, the folder of an export, or what load_ready or load_exported gave.')
-    exported = Path(model).suffix == '.onnx' or (Path(model)/ONNX_FILE).is_file()
-    return load_exported(model) if exported else load_ready(model)
+    return load_exported(model) if is_exported(model) else load_ready(model)
 
 # %% ../../nbs/10_using.ipynb #025949f0
 def predict_images(

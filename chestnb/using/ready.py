@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['IN_CACHE', 'HOW_TO_MAKE', 'model_folder', 'as_files', 'validation_scored', 'fit_answers', 'number', 'scores_part',
-           'scores_of_run', 'lungs_part', 'run_part', 'make_spec', 'Ready', 'load_ready', 'load_gate',
-           'check_companions', 'segmenter_of', 'make_ready', 'ready_text', 'load_or_make', 'ready_or_why']
+           'scores_of_run', 'lungs_part', 'run_part', 'make_spec', 'Ready', 'is_ready', 'load_ready', 'load_gate',
+           'check_companions', 'segmenter_of', 'make_ready', 'ready_text', 'ready_or_why']
 
 # %% ../../nbs/api/using/ready.ipynb #f9a9fa21
 import time
@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from typing import Callable
 from ..core.errors import NOT_FOR_CLINICAL_USE, UserError
 from ..core.files import read_json, sha256_of, written_together
 from ..core.text import plural
@@ -180,8 +179,20 @@ class Ready:
 
 IN_CACHE = 8 # Squares, copies included, that a CPU computes at once: 24 take 1.4 times as long a square
 
-# %% ../../nbs/api/using/ready.ipynb #b6ab5121
-HOW_TO_MAKE = 'with the data it was trained on: chestnb_predict --model {} --data DIR, or make_ready(run, dataset) in Python'
+# %% ../../nbs/api/using/ready.ipynb #758d3eb2
+def is_ready(
+    run:str|Path # Folder of a trained model, or of a demo
+) -> bool:       # False too where it was made ready by another version, trained on since, or a part is damaged or of another run
+    "Whether a model was made ready, with the weights that it has now."
+    folder = model_folder(run)
+    try:
+        spec = read_spec(folder/SPEC_FILE)
+        if spec['lungs']: segmenter_of(spec, folder)
+        check_companions(folder, spec), load_gate(folder, spec)
+        return spec['weights'] == sha256_of(folder/'model.safetensors')
+    except (UserError, OSError): return False
+
+HOW_TO_MAKE = 'with the data it was trained on: chestnb_predict FILES --model {} --data DIR, or make_ready(run, dataset) in Python'
 
 def load_ready(
     run:str|Path,          # Folder of a trained model, or of a demo
@@ -190,7 +201,7 @@ def load_ready(
     "Load a model that was made ready."
     folder = model_folder(run)
     if not (folder/SPEC_FILE).is_file(): raise UserError(
-        f'{folder} has no {SPEC_FILE}: it was trained before models were calibrated at the end, or the training was interrupted. '
+        f'{folder} has no {SPEC_FILE}: it is a single branch of a demo, was trained with an older version, or the training was interrupted. '
         f'Make it once, {HOW_TO_MAKE.format(run)}.')
     spec, model, where = read_spec(folder/SPEC_FILE), load_model(folder), pick_device(device)
     if sha256_of(folder/'model.safetensors') != spec['weights']: raise UserError(
@@ -218,7 +229,7 @@ def check_companions(
     "Refuse calibration or thresholds beside the spec that say something else than it: nobody would see that they are not used."
     for name, part in ((CALIBRATION_FILE, 'calibration'), (THRESHOLDS_FILE, 'thresholds')):
         if not (folder/name).is_file(): continue
-        own = read_json(folder/name, f'the {part} of a model, as chestnb_predict --model RUN --data DIR writes it')
+        own = read_json(folder/name, f'the {part} of a model, as chestnb_predict FILES --model RUN --data DIR writes it')
         if 'fitted_on' not in own or without_names(own) != spec[part]: raise UserError(
             f'{folder/name}: says something else than {SPEC_FILE}, whose {part} the model answers with; it was changed, or is of another run. {GATE_ANEW}')
 
@@ -261,17 +272,6 @@ def ready_text(
     left, took = spec['calibration']['left_out'], f' in {seconds:.0f} s' if seconds else ''
     return (f"Made ready{took}: {len(spec['calibration']['curves'])} of {plural(len(spec['findings']), 'finding')} calibrated on validation patients"
             + (f" (left as they are: {', '.join(left)})" if left else '') + '.')
-
-def load_or_make(
-    run:str|Path,     # Folder of a trained model, or of a demo
-    dataset:Callable  # Gives the `ChestDataset` that it was trained on; called only if the model is not ready
-) -> Ready:           # As it was made ready, or made ready now
-    "A model that is ready, or what it takes to be."
-    folder = model_folder(run)
-    try:
-        if (folder/SPEC_FILE).is_file(): return load_ready(run)
-    except UserError as error: print(f'{error}\nIt is made anew.')
-    return make_ready(run, dataset())
 
 def ready_or_why(
     run:str|Path,         # Folder of a trained model, or of a demo

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['MADE', 'state_of', 'kept_json', 'model_state', 'ResultFolder']
 
-# %% ../../nbs/api/using/results.ipynb #c06db629
+# %% ../../nbs/api/using/results.ipynb #4f42c656
 import hashlib, json, os
 from fastcore.basics import patch
 from pathlib import Path
 from ..core.errors import UserError
 from ..core.files import remove_temporaries, sha256_of, write_text
+from ..core.text import listed, plural
 from .spec import GATE_FILE
 
 # %% ../../nbs/api/using/results.ipynb #b270c4df
@@ -106,13 +107,24 @@ def remove_files(self:ResultFolder,
     "Remove what an earlier answer wrote beside the tables."
     for name in set(self.record(path).get('files', ())) - set(keep): (self.folder/name).unlink(missing_ok=True)
 
-# %% ../../nbs/api/using/results.ipynb #339878cb
+# %% ../../nbs/api/using/results.ipynb #54aabdc1
 @patch
 def shown(self:ResultFolder,
     path:str # A file
 ) -> dict:   # {} if nothing is kept
     "What the page shows of an image."
     return kept_json(self.place(path, 'page.json'))
+
+@patch
+def keep_for(self:ResultFolder,
+    paths:list # Files that are asked about
+):
+    "Refuse to go on where answers for other files would be lost."
+    wanted = {self.place(path).name for path in paths}
+    kept = [kept_json(path).get('answer', {}) for path in sorted(self.answers.glob('*.json')) if path.name not in wanted and not path.name.endswith('.page.json')]
+    others = sorted(answer['image'] for answer in kept if answer.get('status', 'failed') != 'failed')
+    if others: raise UserError(f"{self.folder}: holds answers for {plural(len(others), 'other file')} ({listed(others)}), which would be lost. "
+                               'Give another folder, --out DIR; or name those files too; or drop their answers with --overwrite (in Python: overwrite=True).')
 
 @patch
 def forget_others(self:ResultFolder,

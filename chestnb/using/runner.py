@@ -241,7 +241,7 @@ def grey_and_colour(
     image = Image.fromarray(pixels) if isinstance(pixels, np.ndarray) else pixels
     return image.convert('L'), 0. if len(image.getbands()) < 3 else colour_share(np.asarray(image.convert('RGB')))
 
-# %% ../../nbs/api/using/runner.ipynb #43ff33ac
+# %% ../../nbs/api/using/runner.ipynb #b99112b9
 def squares_of(
     engine,    # With `spec` and `segment`
     seen:list  # n of `Seen`, all with an image; boxes and notes are added to their answers
@@ -257,7 +257,7 @@ def squares_of(
     return np.stack([np.stack([cropped_square(s.image, spec['image_size'], box if view == 'lungs' else None, s.answer.image) for view in spec['views']])
                      for s, box in zip(seen, boxes)])
 
-NO_MASK = 'No usable lung mask: the lungs view shows the whole image. The model learnt from cut ones, so these probabilities are less reliable.'
+NO_MASK = 'No usable lung mask: the lungs view shows the whole image. The model learnt from cut ones, so what it says is less reliable.'
 
 # %% ../../nbs/api/using/runner.ipynb #a8bdc0de
 def complete_answer(

@@ -172,40 +172,66 @@ assert refused < .1, f'the limit that 2 % of the training images exceed would re
 # %% [markdown]
 # ## 4. A month that is not chance
 #
-# In validation, a share `usual` of the images was refused. This month it was `refused` of `images`. Write `alarm(refused, images, usual)`: `True` if so many refusals *or more* would happen with a probability below one in a thousand, were the share still the usual one and the images independent of each other.
+# After the first day shares are watched: of images flagged, of images refused. The share used to be `usual`; this month it was `count` of `images`. **More** than usual may mean other patients; **fewer**, that a machine was changed, or that somebody stopped sending a kind of file. Write `alarm(count, images, usual)`: `True` if a count this high *or higher* would have a probability below one in two thousand, or one this low *or lower* would, were the share still the usual one and the images independent of each other. (Both sides together: at most one false alarm in a thousand months.)
 
 # %% [hint]
-# The number of refusals follows a binomial distribution. `binom.sf(k, n, p)` is the probability of *more than* `k`; you need that of `k` or more.
+# The count follows a binomial distribution. `binom.cdf(k, n, p)` is the probability of `k` or fewer, `binom.sf(k, n, p)` that of *more than* `k`; you need that of `k` or more.
 
 # %% [blank]
-def alarm(refused, images, usual):
+def alarm(count, images, usual):
     return ...
 
 # %% [solution]
-def alarm(refused, images, usual):
-    return bool(binom.sf(refused - 1, images, usual) < .001)
+def alarm(count, images, usual):
+    higher, lower = binom.sf(count - 1, images, usual), binom.cdf(count, images, usual)
+    return bool(min(higher, lower) < 1/2000)
 
-# %% [wrong] twice the usual share, however few images there are
-def alarm(refused, images, usual):
-    return refused/images > 2*usual
+# %% [wrong] only a share that rises is noticed
+def alarm(count, images, usual):
+    return bool(binom.sf(count - 1, images, usual) < 1/2000)
+
+# %% [wrong] only a share that falls is noticed
+def alarm(count, images, usual):
+    return bool(binom.cdf(count, images, usual) < 1/2000)
+
+# %% [wrong] twice or half the usual share, however few images there are
+def alarm(count, images, usual):
+    return not usual/2 <= count/images <= 2*usual
+
+# %% [wrong] three standard errors, which promise nothing where a share is near zero
+def alarm(count, images, usual):
+    return bool(abs(count/images - usual) > 3*np.sqrt(usual*(1 - usual)/images))
 
 # %% [wrong] more than, instead of as many or more
-def alarm(refused, images, usual):
-    return bool(binom.sf(refused, images, usual) < .001)
+def alarm(count, images, usual):
+    return bool(min(binom.sf(count, images, usual), binom.cdf(count, images, usual)) < 1/2000)
+
+# %% [wrong] fewer than, instead of as many or fewer
+def alarm(count, images, usual):
+    return bool(min(binom.sf(count - 1, images, usual), binom.cdf(count - 1, images, usual)) < 1/2000)
+
+# %% [wrong] one in a thousand on each side
+def alarm(count, images, usual):
+    return bool(min(binom.sf(count - 1, images, usual), binom.cdf(count, images, usual)) < 1/1000)
 
 # %% [wrong] exactly as many
-def alarm(refused, images, usual):
-    return bool(binom.pmf(refused, images, usual) < .001)
+def alarm(count, images, usual):
+    return bool(binom.pmf(count, images, usual) < 1/2000)
 
-# %% [wrong] any month above the usual share
-def alarm(refused, images, usual):
-    return refused/images > usual
+# %% [wrong] any month unlike the usual
+def alarm(count, images, usual):
+    return count/images != usual
 
 # %% [check]
-assert alarm(3, 100, .01) is not ..., 'write True or False in place of the dots'
+assert alarm(24, 150, .15) is not ..., 'write True or False in place of the dots'
+assert not alarm(19, 150, .15) and not alarm(26, 150, .15), '19 or 26 flags of 150, where 22 or 23 are usual, are chance'
+assert alarm(57, 150, .15), '57 flags of 150 where 22 or 23 are usual are no chance: this should raise the alarm'
+assert alarm(4, 150, .15), '4 flags of 150 where 22 or 23 are usual are no chance either: a share that falls is a sign, too'
 assert not alarm(1, 20, .01), 'one refused image of twenty is 5 %, five times the usual share, and still happens by chance in one month of six: with few images, shares jump'
-assert not alarm(12, 1000, .01), '12 of 1,000 where 10 are usual is chance'
-assert alarm(40, 1000, .01), '40 of 1,000 where 10 are usual is four times the usual share, and no chance: this should raise the alarm'
-assert not alarm(5, 100, .01), f'5 or more of 100 have a probability of {binom.sf(4, 100, .01):.4f}, above one in a thousand. Do you count "more than 5"? sf leaves out its own number'
-assert alarm(6, 100, .01), f'6 or more of 100 have a probability of {binom.sf(5, 100, .01):.4f}: below one in a thousand'
-assert not alarm(1_000_000, 100_000_000, .01), 'exactly the usual share: among so many images any single count is improbable, which is why you need the probability of that count *or more*'
+assert not alarm(0, 150, .01), f'no refusal at all where 1 % is usual has a probability of {binom.cdf(0, 150, .01):.2f} among 150 images: so small a share cannot fall by enough to be noticed'
+assert not alarm(6, 150, .01), f'6 or more refusals of 150 have a probability of {binom.sf(5, 150, .01):.4f}, above one in two thousand. Standard errors mislead where few are expected: ask the binomial distribution'
+assert not alarm(38, 150, .15), f'38 or more of 150 have a probability of {binom.sf(37, 150, .15):.5f}, above one in two thousand. Do you count "more than 38" (sf leaves out its own number), or allow one in a thousand on each side?'
+assert alarm(39, 150, .15), f'39 or more of 150 have a probability of {binom.sf(38, 150, .15):.5f}: below one in two thousand'
+assert not alarm(9, 150, .15), f'9 or fewer of 150 have a probability of {binom.cdf(9, 150, .15):.5f}, just above one in two thousand. Do you count "fewer than 9" (cdf includes its own number)?'
+assert alarm(8, 150, .15), f'8 or fewer of 150 have a probability of {binom.cdf(8, 150, .15):.5f}: below one in two thousand'
+assert not alarm(1_000_000, 100_000_000, .01), 'exactly the usual share: among so many images any single count is improbable, which is why you need the probability of that count *or more*, *or fewer*'
