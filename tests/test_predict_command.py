@@ -293,7 +293,7 @@ def test_two_at_once(say, xrays, tmp_path):
 
 def test_another_prevalence_moves_probabilities_and_no_flag(say, xrays, tmp_path):
     say(xrays, '--out', 'usual')
-    code, out, _ = say(xrays, '--out', 'rare', '--prevalence', 'effusion=0.02', '--prevalence', 'Mass=.3,Effusion=0.01')
+    code, out, _ = say(xrays, '--out', 'rare', '--prevalence', 'effusion=0.01', '--prevalence', 'Mass=.3,Effusion=0.01')
     usual, rare = (pd.read_csv(tmp_path/name/'predictions.csv') for name in ('usual', 'rare'))
     assert code == 0 and 'the prevalence that was given' in out
     names = ['Image Index', 'prob_Effusion', 'prob_Mass']
