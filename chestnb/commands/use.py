@@ -34,7 +34,7 @@ def chestnb_predict(
     model:str='runs/demo',           # Run folder of chestnb_train or chestnb_demo, or folder of chestnb_export
     out:str='runs/predictions',      # Folder for predictions.html, predictions.csv, findings.csv and predictions.json; for the files of one command
     overwrite:store_true=False,      # Drop the answers for other files that `out` holds; without it the command says which, and does nothing
-    prevalence:list=(),              # FINDING=SHARE: how common a finding is where the X-rays come from, above 0 and below 1; with commas, or typed again, for several; a share alone is for all findings
+    prevalence:list=(),              # FINDING=SHARE: how common a finding is where the X-rays come from, above 0 and below 1; with commas, or typed again, for several; a share alone is for all findings without one of their own
     answer_refused:store_true=False, # Give probabilities for refused images too
     dicom:store_true=False,          # For DICOM files, write a DICOM Structured Report and a picture too
     data:str='',                     # For a run that is not ready (a branch of a demo, an older version, trained on since, a damaged calibration): the data set folder that it was trained on
