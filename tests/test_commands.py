@@ -93,6 +93,25 @@ def test_a_split_that_is_neither_a_word_nor_a_file_names_both():
     with pytest.raises(UserError, match="--split oficial: is neither 'patient', 'no_test' nor 'official'"): choose_split(None, 'oficial')
 
 
+@pytest.mark.parametrize('error', [MemoryError(), MemoryError('Unable to allocate 74.5 GiB'), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+                                   RuntimeError('CUDA out of memory. Tried to allocate 2.00 GiB')])
+def test_too_little_memory_is_a_sentence(error, capsys):
+    from chestnb.commands.common import errors_as_sentences
+    with pytest.raises(SystemExit) as ended:
+        with errors_as_sentences('chestnb_train'): raise error
+    assert ended.value.code == 2 and 'not enough memory. Ask for less at a time, a smaller --batch_size' in capsys.readouterr().err
+    with pytest.raises(RuntimeError, match='a fault of ours'):
+        with errors_as_sentences('chestnb_train'): raise RuntimeError('a fault of ours')
+
+
+@pytest.mark.parametrize('words, says', [(['chestnb_phantom', 'new', '--seed', -1], 'seed is -1'), (['chestnb_phantom', 'new', '--size', 100_000], '32 to 4096 pixels'),
+                                         (['chestnb_page', 'nowhere', '--serve', 99_999], 'a port from 1 to 65535'), (['chestnb_train', 'cohort', '--mixup', 'inf', '--out', 'new'], '--mixup'),
+                                         (['chestnb_train', 'cohort', '--model', 'small', '--fusion_gradient', 0, '--out', 'new'], '--branch_heads yes')])
+def test_numbers_that_cannot_be_are_one_sentence_and_nothing_is_made(place, words, says):
+    done = typed(*words, cwd=place)
+    assert done.returncode == 2 and says in done.stderr and 'Traceback' not in done.stderr and not (place/'new').exists(), done.stderr
+
+
 def test_a_single_branch_and_a_loss_are_chosen_in_the_terminal(place):
     done = typed('chestnb_train', 'cohort', '--out', 'single', '--model', 'small', '--branches', 'test_resnet', '--loss', 'focal', '--weight-decay', .1, '--epochs', 1, '--image-size', 32, cwd=place)
     assert done.returncode == 0, done.stderr

@@ -22,6 +22,7 @@ from chestnb.using import answering, results
 from chestnb.using.answer_page import write_pages
 from chestnb.using.inputs import MOST_PIXELS, OtherImage, find_radiographs, open_radiograph
 from chestnb.using.runner import Answer, finding_row, log_odds
+from chestnb.using.spec import check_spec
 from chestnb.using.tables import predictions_table, prevalence_given
 from typed import typed
 
@@ -301,7 +302,7 @@ def test_two_at_once(say, xrays, tmp_path):
 
 def test_another_prevalence_moves_probabilities_and_no_flag(say, xrays, tmp_path):
     say(xrays, '--out', 'usual')
-    code, out, _ = say(xrays, '--out', 'rare', '--prevalence', 'effusion=0.01', '--prevalence', 'Mass=.3,Effusion=.01')
+    code, out, _ = say(xrays, '--out', 'rare', '--prevalence', 'effusion=0.01', '--prevalence', 'Mass=.3,Effusion=0.01')
     usual, rare = (pd.read_csv(tmp_path/name/'predictions.csv') for name in ('usual', 'rare'))
     assert code == 0 and 'the prevalence that was given' in out
     names = ['Image Index', 'prob_Effusion', 'prob_Mass']
@@ -510,3 +511,19 @@ def test_two_shares_for_one_finding_are_refused(texts):
 @pytest.mark.parametrize('texts', [['.1', 'Effusion=.3'], ['Effusion=.3', '.1'], ['Effusion=.3', 'Effusion=0.3', '.1']])
 def test_a_findings_own_share_counts_more_than_the_one_for_all(texts):
     assert prevalence_given(texts, Toy.spec) == dict(Effusion=.3, Mass=.1)
+
+
+@pytest.mark.parametrize('part, value', [('calibration', {'curves': {'Effusion': {'slope': 1.}}}), ('calibration', {'curves': []}), ('thresholds', {'by_finding': {'Effusion': 'high'}}), ('thresholds', {'by_finding': {}, 'value': 'x'}),
+                                         ('scores', {'findings': {'Effusion': .8}}), ('refusal', {'scores': [{'name': 'distance'}]}), ('refusal', {'checks': []}), ('prevalence', {'Effusion': '10 %'}), ('map_share', [1.]),
+                                         ('tta', 0), ('image_size', -1), ('findings', [1]), ('views', []), ('views', 3)])
+def test_a_damaged_part_of_a_spec_is_named(part, value):
+    "each was a traceback in the middle of an answer"
+    assert check_spec(Toy.spec) == Toy.spec
+    with pytest.raises(UserError, match=f'lacks {part}'): check_spec(Toy.spec | {part: value})
+
+
+def test_a_lungs_view_needs_its_numbers():
+    lungs = dict(image_size=192, margin=.1, least_quality=.75, least_area=.05, most_area=.7)
+    assert check_spec(Toy.spec | dict(views=['whole', 'lungs'], lungs=lungs))
+    for name in lungs:
+        with pytest.raises(UserError, match='lacks lungs'): check_spec(Toy.spec | dict(views=['whole', 'lungs'], lungs=lungs | {name: None}))

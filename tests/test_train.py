@@ -1,7 +1,7 @@
 """Training: interruption by kill -9, resuming, saving and loading in another process, refusals. Tiny model, few synthetic images."""
-import json, signal, subprocess, sys
+import json, shutil, signal, subprocess, sys
 from pathlib import Path
-import numpy as np, pandas as pd, pytest, torch
+import numpy as np, pandas as pd, pytest, safetensors.torch, torch
 from fastai.callback.core import Callback
 from chestnb.data.findings import FINDINGS
 from chestnb.data.dataset import ChestDataset
@@ -451,3 +451,29 @@ def test_gpu_benchmark_says_not_run_without_a_gpu_and_runs_as_a_smoke_test():
     rows = {figure: (target, value) for figure, target, value in json.loads(smoke.stdout.splitlines()[-1])}
     target, ratio = rows['training from packs / resident batch']
     assert target == 'none' and 0 < float(ratio) < 3
+
+# -- damaged run folders
+
+def test_a_run_whose_history_is_lost_is_not_trained_over(finished, dataset, split, tmp_path):
+    "with --resume, a finished run without a readable history.csv was trained again from the start, over its weights"
+    for number, content in enumerate((None, '', 'hello', 'epoch,train_loss\n', '\0,,,\n"', 'epoch,train_loss\n2,.5\n')):
+        folder = shutil.copytree(finished[0], tmp_path/str(number))
+        if content is None: (folder/'history.csv').unlink()
+        else: (folder/'history.csv').write_text(content)
+        before = {path.name: path.read_bytes() for path in folder.iterdir()}
+        with pytest.raises(UserError, match='history.csv.* in a new folder'): train_model(dataset, split, folder, TrainConfig(**TINY), resume=True, progress=False)
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+@pytest.mark.parametrize('rows', ['{}', '[1]', '[{"epoch": 0}]', '[{"epoch": 2, "valid_auroc": 0.5}]', 'x'])
+def test_a_checkpoint_with_an_odd_history(tmp_path, rows):
+    (tmp_path/'last.safetensors').write_bytes(safetensors.torch.save({'a': torch.zeros(1)}, metadata={'rows': rows}))
+    with pytest.raises(UserError, match='last.safetensors cannot be read'): model_runs.checkpoint_rows(tmp_path/'last.safetensors')
+
+def test_a_checkpoint_of_another_model(tmp_path):
+    model = torch.nn.Linear(2, 2)
+    (tmp_path/'last.safetensors').write_bytes(safetensors.torch.save({'model.weight': torch.zeros(3, 3)}, metadata={'rows': '[]'}))
+    with pytest.raises(UserError, match='is of another model'): model_runs.load_checkpoint(tmp_path/'last.safetensors', model, None)
+
+@pytest.mark.parametrize('config', [None, 'x', {'model': {'branches': 3}}, {'model': 'small'}, {'epochs': '3'}])
+def test_an_odd_record_of_a_run_is_a_sentence(config):
+    with pytest.raises(UserError): model_runs.in_todays_names({'format': 'chestnb-2', 'config': config})

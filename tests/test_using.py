@@ -26,7 +26,7 @@ from chestnb.model.predict import predict
 from chestnb.model.runs import load_model, save_model
 from chestnb.using import ready as ready_module
 from chestnb.using.predict import predict_images
-from chestnb.using.ready import load_or_make, load_ready, make_ready
+from chestnb.using.ready import is_ready, load_ready, make_ready
 from chestnb.using.runner import check_prevalence, NO_MASK
 from chestnb.using.spec import CALIBRATION_FILE, SPEC_FILE, THRESHOLDS_FILE
 
@@ -246,14 +246,14 @@ def pair(few, tmp_path_factory):
 
 
 @pytest.mark.parametrize('name, says', [('refusal.safetensors', 'is not the gate'), (CALIBRATION_FILE, 'whose calibration the model answers with'), (THRESHOLDS_FILE, 'whose thresholds')])
-def test_a_part_of_another_run_is_not_taken_for_its_own(pair, few, tmp_path, name, says, capsys):
+def test_a_part_of_another_run_is_not_taken_for_its_own(pair, few, tmp_path, name, says):
     "the gate of another run of the same kind answered without a word"
     folder = shutil.copytree(pair[0], tmp_path/'run')
     load_ready(folder)
     shutil.copy(pair[1]/name, folder)
-    with pytest.raises(UserError, match=f'{name}: .*{says}.*chestnb_predict --model RUN --data DIR'): load_ready(folder)
-    load_or_make(folder, lambda: few)   # and that remedy works
-    assert 'It is made anew' in capsys.readouterr().out and load_ready(folder).spec['weights'] == load_ready(pair[0]).spec['weights']
+    with pytest.raises(UserError, match=f'{name}: .*{says}.*chestnb_predict FILES --model RUN --data DIR'): load_ready(folder)
+    assert not is_ready(folder) and open_model(str(folder), str(few.path)) # and that remedy works
+    assert load_ready(folder).spec['weights'] == load_ready(pair[0]).spec['weights']
 
 
 @pytest.mark.parametrize('damage', [lambda folder: (folder/SPEC_FILE).write_text('{"for'), lambda folder: (folder/SPEC_FILE).unlink(), lambda folder: (folder/'refusal.safetensors').unlink(),
@@ -263,12 +263,11 @@ def test_what_the_message_says_mends_a_damaged_run(pair, few, tmp_path, damage):
     folder = shutil.copytree(pair[0], tmp_path/'run')
     damage(folder)
     with pytest.raises(UserError, match='chestnb_predict FILES --model'): load_ready(folder)
-    assert load_or_make(folder, lambda: few).spec['calibration'] == load_ready(pair[0]).spec['calibration']
+    assert open_model(str(folder), str(few.path)).spec['calibration'] == load_ready(pair[0]).spec['calibration']
 
 
 def test_a_ready_model_needs_no_data(pair):
-    def never(): raise AssertionError('opened')
-    assert load_or_make(pair[0], never).spec == load_ready(pair[0]).spec
+    assert is_ready(pair[0]) and open_model(str(pair[0]), 'nowhere').spec == load_ready(pair[0]).spec
 
 
 def test_a_missing_copy_of_the_calibration_is_no_harm(pair, tmp_path):

@@ -14,7 +14,7 @@ from ..core.errors import NOT_FOR_CLINICAL_USE, UserError
 # %% ../../nbs/api/commands/use.ipynb #0eb172e5
 def open_model(
     model:str,  # Run folder of chestnb_train or chestnb_demo, or folder of chestnb_export
-    data:str='' # Data set folder that the run was trained on; empty: the run must be ready
+    data:str='' # Data set folder that the run was trained on, if it has to be made ready; empty: the run must be ready
 ):              # An engine of `using.runner`
     "A model that can answer."
     if not Path(model).exists(): raise UserError(f'{model}: there is no such folder. Name the run folder of chestnb_train or chestnb_demo, or a folder of chestnb_export: --model DIR')
@@ -24,7 +24,7 @@ def open_model(
     if data and not is_ready(model): return make_ready(model, open_dataset(data))
     return load_ready(model)
 
-# %% ../../nbs/api/commands/use.ipynb #1e601cec
+# %% ../../nbs/api/commands/use.ipynb #414ac847
 EXIT_CODES = ('exit codes: 0 every file was read, and answered or refused with a reason; 1 some files could not be read, the others are done; '
               '2 the work ended early, and a sentence says why; 130 stopped with Ctrl-C. What was finished is kept: the same command goes on.')
 
@@ -34,10 +34,10 @@ def chestnb_predict(
     model:str='runs/demo',           # Run folder of chestnb_train or chestnb_demo, or folder of chestnb_export
     out:str='runs/predictions',      # Folder for predictions.html, predictions.csv, findings.csv and predictions.json; for the files of one command
     overwrite:store_true=False,      # Drop the answers for other files that `out` holds; without it the command says which, and does nothing
-    prevalence:list=(),              # FINDING=SHARE: how common a finding is where the X-rays come from, above 0 and below 1; with commas, or typed again, for several; a share alone is for all findings
+    prevalence:list=(),              # FINDING=SHARE: how common a finding is where the X-rays come from, above 0 and below 1; with commas, or typed again, for several; a share alone is for all findings without one of their own
     answer_refused:store_true=False, # Give probabilities for refused images too
-    dicom:store_true=False,          # For DICOM files, write a DICOM Structured Report and a picture too; without it, earlier ones for the same files are removed
-    data:str='',                     # For a run that is not ready (a branch of a demo, an older version, trained on since): the data set folder that it was trained on
+    dicom:store_true=False,          # For DICOM files, write a DICOM Structured Report and a picture too
+    data:str='',                     # For a run that is not ready (a branch of a demo, an older version, trained on since, a damaged calibration): the data set folder that it was trained on
     batch_size:int=8                 # Images at a time
 ) -> int:                            # Exit code
     "Answer for X-rays of your own: calibrated probabilities, thresholds, or why there is no answer. Not for clinical use."
@@ -82,6 +82,7 @@ def chestnb_page(
 ):
     "Write a page that runs a model in the reader's browser. Not for clinical use."
     from chestnb.using.browser import build_page, serve_page
+    if not 0 <= serve <= 65535: raise UserError(f'--serve {serve}: expected a port from 1 to 65535, for instance 8000.')
     page = build_page(run, to, runtime)
     print(f'{page}. Put this folder on any web server, or look at it: python -m http.server --directory {to}. {NOT_FOR_CLINICAL_USE}')
     if serve: serve_page(page.folder, serve)

@@ -28,7 +28,9 @@ def check_model_views(
     model:dict # Arguments of `FusionModel`
 ):
     "Refuse views that cannot be given to these branches."
-    n, views = len(model.get('branches', 'ab')), model.get('views', ['whole']) # two branches by default
+    branches, views = model.get('branches', 'ab'), model.get('views', ['whole']) # two branches by default
+    if not isinstance(branches, (list, tuple, str)): raise UserError(f"branches must be a list of timm names, such as ['resnet50'], got {branches!r}")
+    n = len(branches)
     if not isinstance(views, (list, tuple)) or not views or not all(isinstance(view, str) and view for view in views):
         raise UserError(f"views must be a list of names, such as ['whole', 'lungs'], got {views!r}")
     if len(views) not in (1, n): raise UserError(f"there are {len(views)} views ({', '.join(views)}) and {n} branches; give one view that all branches "

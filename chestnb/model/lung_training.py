@@ -32,7 +32,7 @@ from .backbones import check_backbone
 from .first_weights import auto_weights
 from .mask_quality import enlarged, segment_squares
 from .progress import batch_bar
-from .runs import checkpoint_rows, load_checkpoint, record_differences, save_checkpoint
+from .runs import checkpoint_rows, history_rows, load_checkpoint, record_differences, save_checkpoint
 from .segmenter import LungSegmenter, read_segmenter, save_segmenter
 from .weights import network_arguments
 
@@ -229,7 +229,9 @@ def open_lung_run(
     if not resume: raise UserError(f'{out} already holds a training. Go on with it (resume=True, or --resume), give another folder, or delete this one.')
     differences = record_differences(read_json(out/'config.json', 'the record of a run'), record)
     if differences: raise UserError(f'The training in {out} was started differently, so it cannot be continued:\n  ' + '\n  '.join(differences) + '\nUse the same settings, or a new folder.')
-    return checkpoint_rows(out/LAST) if LAST in there else pd.read_csv(out/'history.csv').to_dict('records')
+    rows = checkpoint_rows(out/LAST) if LAST in there else history_rows(out/'history.csv')
+    if not rows: raise UserError(f'{out} holds a segmenter and no history.csv of its training. It is left alone: copy history.csv again, or train in a new folder.')
+    return rows
 
 # %% ../../nbs/api/model/lung_training.ipynb #ee2884a6
 def train_lungs(

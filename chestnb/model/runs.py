@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FORMATS', 'CHECKPOINT', 'LOOK_EVERY', 'MAY_CHANGE', 'FIGURES', 'save_model', 'model_info', 'load_model',
-           'save_checkpoint', 'checkpoint_rows', 'load_checkpoint', 'RunRecorder', 'files_digest', 'data_record',
-           'run_record', 'record_differences', 'in_todays_names', 'refuse_other_run', 'has_epochs', 'open_run',
-           'locked_run']
+           'save_checkpoint', 'checkpoint_rows', 'sound_rows', 'history_rows', 'load_checkpoint', 'take_over',
+           'RunRecorder', 'files_digest', 'data_record', 'run_record', 'record_differences', 'in_todays_names',
+           'refuse_other_run', 'has_epochs', 'open_run', 'locked_run']
 
 # %% ../../nbs/api/model/runs.ipynb #52b3c2bd
 import hashlib, json, math, time
@@ -108,9 +108,26 @@ def checkpoint_rows(
     "History inside a checkpoint, without loading its tensors"
     if not Path(path).exists(): return []
     try:
-        with safe_open(path, 'pt') as file: return json.loads(file.metadata()['rows'])
-    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        with safe_open(path, 'pt') as file: return sound_rows(json.loads(file.metadata()['rows']))
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
         raise UserError(f'The checkpoint {Path(path).name} cannot be read: {error}. Train again in a new folder.') from error
+
+def sound_rows(
+    rows # What shall be a history
+) -> list: # The same
+    "Refuse what is not one row an epoch, from 1 on"
+    if not isinstance(rows, list) or [isinstance(row, dict) and row.get('epoch') for row in rows] != list(range(1, len(rows) + 1)):
+        raise ValueError('it is no history of epochs, counted from 1')
+    return rows
+
+def history_rows(
+    path:Path # `history.csv` of a run
+) -> list:    # A dict an epoch; empty if there is no such file
+    "The history of a run that is over"
+    if not path.exists(): return []
+    try: return sound_rows(pd.read_csv(path).to_dict('records'))
+    except (OSError, ValueError) as error: raise UserError(
+        f'{path}: cannot be read ({str(error).splitlines()[0]}), so nothing says which epochs are done. Copy it again, or train in a new folder.') from error
 
 def load_checkpoint(
     path:Path, # A checkpoint
@@ -119,6 +136,16 @@ def load_checkpoint(
 ) -> dict:     # State of the average of the weights; empty if none was kept
     "Restore model and optimizer"
     with safe_open(path, 'pt') as file: tensors = {name: file.get_tensor(name) for name in file.keys()}
+    try: return take_over(tensors, model, opt)
+    except (IndexError, KeyError, RuntimeError, ValueError) as error: raise UserError(
+        f'The checkpoint {Path(path).name} is of another model ({str(error).splitlines()[0]}). Train again in a new folder.') from error
+
+def take_over(
+    tensors:dict, # Content of a checkpoint
+    model,        # Gets its weights back
+    opt           # Gets its state back
+) -> dict:        # State of the average of the weights
+    "Give tensors to whom they belong"
     model.load_state_dict({name.removeprefix('model.'): t for name, t in tensors.items() if name.startswith('model.')})
     parameters, state = [p for group in opt.opt.param_groups for p in group['params']], {}
     for name, t in tensors.items():
@@ -251,6 +278,7 @@ def in_todays_names(
     record:dict # From `run_record`, perhaps of an earlier version
 ) -> dict:      # The same; what was no choice yet has the value that changes nothing
     "A record that can be compared with one of today."
+    if not isinstance(record.get('config'), dict): raise UserError('The record of the run holds no settings (config), so it cannot be continued. Train in a new folder.')
     config = asdict(config_from_dict(record['config']))
     return record | {'config': config | {'model': ONE_VIEW | config['model']}}
 
@@ -291,7 +319,9 @@ def open_run(
                                    'give another folder, or delete this one.')
     refuse_other_run(out, record)
     if (out/CHECKPOINT).exists(): return checkpoint_rows(out/CHECKPOINT)
-    rows = pd.read_csv(out/'history.csv').to_dict('records') if (out/'history.csv').exists() else []
+    rows = history_rows(out/'history.csv')
+    if not rows and any((out/name).exists() for name in FIGURES.values()): raise UserError(
+        f'{out} holds a run that was over, and no history.csv that says so. It is left alone: copy history.csv again, or train in a new folder.')
     if rows and len(rows) < record['config']['epochs'] and not (out/FIGURES['auroc']).exists():
         raise UserError(f'{out} has a history of {len(rows)} epochs but no {CHECKPOINT} to continue from. Train in a new folder.')
     return rows

@@ -123,7 +123,7 @@ def save_gate(
     write_atomically(Path(path), lambda file: file.write(content), mode='wb')
     return Path(path)
 
-GATE_ANEW = 'Copy the whole run folder again, or make it anew with the data it was trained on: chestnb_predict --model RUN --data DIR, or make_ready(run, dataset) in Python.'
+GATE_ANEW = 'Copy the whole run folder again, or make it anew with the data it was trained on: chestnb_predict FILES --model RUN --data DIR, or make_ready(run, dataset) in Python.'
 
 def read_gate(
     path:str|Path, # From `save_gate`

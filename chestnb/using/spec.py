@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPEC_FORMAT', 'SPEC_FILE', 'CALIBRATION_FILE', 'THRESHOLDS_FILE', 'GATE_FILE', 'SYNTHETIC_MODEL', 'SPEC_KEYS',
-           'check_spec', 'write_spec', 'read_spec', 'without_names']
+           'is_number', 'has_numbers', 'odd_parts', 'check_spec', 'write_spec', 'read_spec', 'without_names']
 
 # %% ../../nbs/api/using/spec.ipynb #151d6f1e
 from pathlib import Path
@@ -19,6 +19,35 @@ SYNTHETIC_MODEL = 'This model learnt from SYNTHETIC X-rays: what it says about a
 SPEC_KEYS = {'format': str, 'name': str, 'weights': str, 'made': str, 'chestnb': str, 'synthetic': bool, 'note': str, 'findings': list, 'image_size': int, 'views': list,
              'tta': int, 'map_share': list, 'calibration': dict, 'thresholds': dict, 'prevalence': dict, 'scores': dict, 'refusal': dict, 'data': dict, 'run': dict}
 
+def is_number(
+    value # Anything
+) -> bool:
+    "Whether something can be computed with."
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+def has_numbers(
+    part,  # What should be names and values
+    *names # Names whose values must be numbers
+) -> bool:
+    "Whether a part of a spec holds the numbers that it needs."
+    return isinstance(part, dict) and all(is_number(part.get(name)) for name in names)
+
+def odd_parts(
+    spec:dict # With all its keys
+) -> list:    # Names of parts that nothing could be computed with
+    "Look into each part of a spec: a damaged one is heard of here, not in the middle of an answer."
+    curves, cuts, scores, refusal = spec['calibration'].get('curves', {}), spec['thresholds'].get('by_finding', {}), spec['scores'].get('findings', {}), spec['refusal']
+    limits, checks = refusal.get('scores', []), refusal.get('checks', {})
+    sound = dict(findings=all(isinstance(finding, str) for finding in spec['findings']), image_size=spec['image_size'] > 0, tta=spec['tta'] > 0, views=bool(spec['views']),
+                 map_share=len(spec['map_share']) == 2 and all(map(is_number, spec['map_share'])),
+                 prevalence=all(share is None or is_number(share) for share in spec['prevalence'].values()),
+                 calibration=isinstance(curves, dict) and all(has_numbers(curve, 'intercept', 'slope') for curve in curves.values()),
+                 thresholds=isinstance(cuts, dict) and all(cut is None or is_number(cut) for cut in (*cuts.values(), spec['thresholds'].get('value'))),
+                 scores=isinstance(scores, dict) and all(isinstance(score, dict) for score in scores.values()),
+                 refusal=isinstance(limits, list) and isinstance(checks, dict) and all(has_numbers(limit, 'limit') and isinstance(limit.get('name'), str) for limit in limits),
+                 lungs='lungs' not in spec['views'] or has_numbers(spec['lungs'], 'image_size', 'margin', 'least_quality', 'least_area', 'most_area'))
+    return [name for name, fine in sound.items() if not fine]
+
 def check_spec(
     spec:dict,       # What should be a spec
     where='the spec' # Its file, for a message
@@ -26,11 +55,12 @@ def check_spec(
     "Refuse what is not a whole spec."
     if not isinstance(spec, dict) or spec.get('format') != SPEC_FORMAT: raise UserError(
         f"{where} has the format {spec.get('format') if isinstance(spec, dict) else None!r}; this version reads {SPEC_FORMAT}. "
-        'Use the version that made it, or make it again with this one: chestnb_predict --model RUN --data DIR; an export is exported again.')
+        'Use the version that made it, or make it again with this one: chestnb_predict FILES --model RUN --data DIR; an export is exported again.')
     wrong = [key for key, kind in SPEC_KEYS.items() if not isinstance(spec.get(key), kind)]
     if not wrong and not spec['findings']: wrong = ['findings']
-    if 'lungs' in (spec.get('views') or ()) and not isinstance(spec.get('lungs'), dict): wrong.append('lungs')
-    if wrong: raise UserError(f'{where} lacks {listed(wrong, 5)}, or holds something else there. Make it again: chestnb_predict --model RUN --data DIR, or make_ready(run, dataset) in Python; then export.')
+    if isinstance(spec.get('views'), list) and 'lungs' in spec['views'] and not isinstance(spec.get('lungs'), dict): wrong.append('lungs')
+    if not wrong: wrong = odd_parts(spec)
+    if wrong: raise UserError(f'{where} lacks {listed(wrong, 5)}, or holds something else there. Make it again: chestnb_predict FILES --model RUN --data DIR, or make_ready(run, dataset) in Python; then export.')
     strange = [view for view in spec['views'] if view not in ('whole', 'lungs')]
     if strange: raise UserError(f"{where}: the view {listed(strange)} was defined in Python, and nothing here knows where to cut. Expected 'whole' and 'lungs'.")
     return spec
@@ -47,7 +77,7 @@ def read_spec(
     path:str|Path # JSON file
 ) -> dict:        # The document, checked
     "Read a spec."
-    return check_spec(read_json(path, 'the spec of a model, as make_ready, or chestnb_predict --model RUN --data DIR, writes it'), path)
+    return check_spec(read_json(path, 'the spec of a model, as make_ready, or chestnb_predict FILES --model RUN --data DIR, writes it'), path)
 
 # %% ../../nbs/api/using/spec.ipynb #66f5f6a7
 def without_names(

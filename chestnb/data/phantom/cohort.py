@@ -248,7 +248,8 @@ def make_cohort(
     path = Path(path).absolute()
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f'{path} exists and is not empty: give a new folder, or remove this one first.')
-    if n_patients<1 or size<32: raise UserError(f'{n_patients} patients at {size} pixels: expected at least 1 patient and 32 pixels.')
+    if n_patients<1 or not 32<=size<=4096: raise UserError(f'{n_patients} patients at {size} pixels: expected at least 1 patient and 32 to 4096 pixels.')
+    if seed < 0: raise UserError(f'seed is {seed}; expected zero or more.')
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f'.{path.name}.', dir=path.parent))
     try:

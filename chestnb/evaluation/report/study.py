@@ -123,6 +123,7 @@ def make_study(
     "Read every file, refuse what cannot be reported honestly, fit on validation patients what the sections need."
     check_rule(rule, rule_value)
     if n_resamples < 0: raise UserError(f'n_resamples is {n_resamples}; expected 0 (no intervals of ECE and net benefit) or more.')
+    if seed < 0: raise UserError(f'seed is {seed}; expected zero or more.')
     given = {role: path for role, path in zip(ROLES, (predictions, valid, compare)) if path}
     names = {'test': name or model_name(predictions), 'compare': model_name(compare) if compare else ''}
     if names['compare'] == names['test']: names['compare'] += ' (second)'
