@@ -190,7 +190,7 @@ def test_demo_leaves_the_results_and_may_be_repeated(place):
 
 
 def test_evaluate_does_not_overwrite_the_scores_of_other_predictions(root, tmp_path):
-    fusion, alone = (root/'nbs'/'results'/'embedded'/name/'test_predictions.csv' for name in ('fusion', 'test_resnet_alone'))
+    fusion, alone = (root/'nbs'/'results'/'embedded'/name/'test_predictions.csv' for name in ('fusion', 'tf_efficientnet_lite0_on_lungs_alone'))
     words = ['--out', 'scores', '--data', root/'dataset']
     first = typed('chestnb_evaluate', fusion, *words, cwd=tmp_path)
     before = {path.name: path.read_bytes() for path in (tmp_path/'scores').iterdir()}

@@ -70,7 +70,7 @@ def draw_scores(figure, cell):
     scores = pd.read_csv(SCORES).iloc[::-1].reset_index(drop=True)
     ax = figure.add_subplot(cell)
     ax.errorbar(scores.auroc, scores.index, xerr=[(scores.auroc - scores.auroc_low).clip(lower=0), (scores.auroc_high - scores.auroc).clip(lower=0)], fmt='o', color=NAVY, capsize=4, linewidth=2)
-    for i, row in scores.iterrows(): ax.annotate(f'{row.model}   {row.auroc:.2f}', (max(row.auroc_low, .52), i), xytext=(0, 9), textcoords='offset points', fontsize=10)
+    for i, row in scores.iterrows(): ax.annotate(f'{row.model.split(" on ")[-1]}   {row.auroc:.2f}', (max(row.auroc_low, .52), i), xytext=(0, 9), textcoords='offset points', fontsize=10)
     ax.set(yticks=[], ylim=(-.6, len(scores) - .3), xlim=(.45, 1), xlabel='macro AUROC, test patients')
     for side in ('left', 'top', 'right'): ax.spines[side].set_visible(False)
     ax.grid(axis='x', alpha=.3)
