@@ -404,4 +404,8 @@ def test_the_keyboard_is_enough(chromium, address):
         tab.keyboard.press('Tab')
         assert tab.inner_text('#findings button[data-finding=Effusion] .number') != before
         assert 'never shown to be better than chance' in tab.inner_text('#findings button[data-finding=Mass]')
+        calibrated, score = (tab.inner_text(f'#findings button[data-finding={name}] .number') for name in ('Effusion', 'Mass'))
+        assert '%' in calibrated and score.startswith('score ') and '%' not in score   # as in chestnb_predict: no per cent where nothing was calibrated
+        tab.click('#findings button[data-finding=Mass]')
+        assert 'threshold is 0.5,' in tab.inner_text('#more') and 'a score and no probability' in tab.inner_text('#more')
         assert 'Not for clinical use' in tab.inner_text('#words') and 'synthetic' in tab.inner_text('header')

@@ -243,6 +243,15 @@ def test_a_file_that_failed_is_no_answer_to_lose(say, xrays, tmp_path):
     assert pd.read_csv(tmp_path/'results'/'predictions.csv')['Image Index'].tolist() == [first.name]
 
 
+def test_without_numbers_nothing_explains_numbers(say, xrays, tmp_path):
+    broken, first = xrays/'broken.png', sorted(xrays.iterdir())[0]
+    broken.write_text('no picture')
+    for names, explained in ([broken], False), ([broken, first], True):
+        _, out, _ = say(*names, '--out', 'results')
+        page = (tmp_path/'results'/'predictions.html').read_text()
+        assert ('Probabilities assume' in out) == ('How to read these numbers' in page) == explained and 'SYNTHETIC' in out and 'ot for clinical use' in page
+
+
 def test_ctrl_c_leaves_what_is_done(say, xrays, tmp_path):
     code, out, err = say(xrays, '--out', 'results', '--batch_size', 1, toy=Toy(stop_after=2))
     assert code == 130 and '2 of 3 files are done' in err and 'Traceback' not in err
@@ -325,9 +334,11 @@ def test_dicom_results(say, xrays, tmp_path):
     code, out, err = say(xrays, '--out', 'results', '--dicom')
     made = sorted(path.name for path in (tmp_path/'results'/'dicom').iterdir())
     assert code == 0 and len(made) == 4 and sum('report' in name for name in made) == 2, err
+    assert f"{Path('results')/'dicom'} holds reports and pictures" in out
     toy = Toy()
     assert say(xrays, '--out', 'results', '--dicom', toy=toy)[0] == 0 and toy.asked == 0
-    assert say(xrays, '--out', 'results')[0] == 0 and not list((tmp_path/'results'/'dicom').iterdir())   # nothing stale stays
+    code, out, _ = say(xrays, '--out', 'results')
+    assert code == 0 and not list((tmp_path/'results'/'dicom').iterdir()) and 'DICOM viewers' not in out   # nothing stale stays
 
 
 def test_without_highdicom_nothing_is_begun(say, xrays, tmp_path, monkeypatch):

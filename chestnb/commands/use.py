@@ -24,7 +24,7 @@ def open_model(
     if data and not is_ready(model): return make_ready(model, open_dataset(data))
     return load_ready(model)
 
-# %% ../../nbs/api/commands/use.ipynb #414ac847
+# %% ../../nbs/api/commands/use.ipynb #1e601cec
 EXIT_CODES = ('exit codes: 0 every file was read, and answered or refused with a reason; 1 some files could not be read, the others are done; '
               '2 the work ended early, and a sentence says why; 130 stopped with Ctrl-C. What was finished is kept: the same command goes on.')
 
@@ -36,7 +36,7 @@ def chestnb_predict(
     overwrite:store_true=False,      # Drop the answers for other files that `out` holds; without it the command says which, and does nothing
     prevalence:list=(),              # FINDING=SHARE: how common a finding is where the X-rays come from, above 0 and below 1; with commas, or typed again, for several; a share alone is for all findings without one of their own
     answer_refused:store_true=False, # Give probabilities for refused images too
-    dicom:store_true=False,          # For DICOM files, write a DICOM Structured Report and a picture too
+    dicom:store_true=False,          # For DICOM files, write a DICOM Structured Report and a picture too; without it, earlier ones for the same files are removed
     data:str='',                     # For a run that is not ready (a branch of a demo, an older version, trained on since, a damaged calibration): the data set folder that it was trained on
     batch_size:int=8                 # Images at a time
 ) -> int:                            # Exit code

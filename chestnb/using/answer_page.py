@@ -8,7 +8,7 @@ __all__ = ['SHOWN_SIDE', 'WIDEST', 'LEADS', 'VIEW_NAMES', 'PAGE_IMAGES', 'data_a
            'headline_of', 'map_style', 'box_style', 'shown_image', 'resource_text', 'summary_line', 'answers_html',
            'page_names', 'write_pages']
 
-# %% ../../nbs/api/using/answer_page.ipynb #d95dc3b5
+# %% ../../nbs/api/using/answer_page.ipynb #d6a89cf4
 import base64, hashlib, io, math, re
 import numpy as np
 from datetime import datetime
@@ -22,7 +22,7 @@ from ..core.files import write_text
 from ..core.text import interval_text, listed, plural
 from ..evaluation.report.operating import RULE_TEXTS
 from ..evaluation.report.page import environment
-from .tables import COUNTED, NEVER_SHOWN, by_odds, odds_above, threshold_here
+from .tables import COUNTED, NEVER_SHOWN, by_odds, odds_above, score_text, threshold_here
 
 # %% ../../nbs/api/using/answer_page.ipynb #343ac850
 SHOWN_SIDE = 640 # Pixels of the longer side of an X-ray on the page
@@ -66,7 +66,7 @@ def shown_parts(
     maps = {} if answer.maps is None or not answer.findings else {finding: map_address(own) for finding, own in zip(spec['findings'], answer.maps)}
     return dict(picture=data_address(small, quality=85), shape=small.size, views=views, maps=maps)
 
-# %% ../../nbs/api/using/answer_page.ipynb #ea6ab42a
+# %% ../../nbs/api/using/answer_page.ipynb #83fb9dad
 def short_percent(
     share:float|None # 0..1
 ) -> str:            # '34 %', '4.2 %', '0.31 %', 'below 0.01 %', 'an unknown share'
@@ -90,7 +90,7 @@ def value_words(
     value:float|None  # Its probability, or its threshold
 ) -> str:             # '34 %'; 'score 0.034' for a finding that was not calibrated
     "A probability, or a score that is none."
-    return short_percent(value) if row.get('calibrated', True) or value is None else f'score {value:.2g}'
+    return short_percent(value) if row.get('calibrated', True) or value is None else f'score {score_text(value)}'
 
 # %% ../../nbs/api/using/answer_page.ipynb #09472390
 def flag_words(

@@ -140,7 +140,7 @@ def answer_files(
         work.results.forget_others([file.path for file in files])
         return work.write(), work.again
 
-# %% ../../nbs/api/using/answering.ipynb #b72c2158
+# %% ../../nbs/api/using/answering.ipynb #073f4c07
 def answer_line(
     answer:dict, # `Answer.to_dict()`
     spec:dict    # Of the model
@@ -165,4 +165,5 @@ def answers_summary(
              *(f'  {answer_line(answer, spec)}' for answer in first[:most]), *([f'  … and {len(answers) - most:,} more, see predictions.csv'] if len(answers) > most else [])]
     if any(answer['findings'] for answer in answers): lines.append('Probabilities assume the prevalence that was given.' if changed else 'Probabilities assume that findings are as common as among the validation patients (findings.csv); change it with --prevalence FINDING=SHARE.')
     if spec['synthetic']: lines.append(SYNTHETIC_MODEL)
-    return '\n'.join([*lines, f"Open {Path(out)/'predictions.html'} in a browser; predictions.csv, findings.csv and predictions.json hold the numbers."])
+    viewers = f"; {Path(out)/'dicom'} holds reports and pictures for DICOM viewers" if any((Path(out)/'dicom').glob('*.dcm')) else ''
+    return '\n'.join([*lines, f"Open {Path(out)/'predictions.html'} in a browser; predictions.csv, findings.csv and predictions.json hold the numbers{viewers}."])

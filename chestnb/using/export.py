@@ -8,7 +8,7 @@ __all__ = ['OPSET', 'MOST_SEEN', 'MOST_JUDGED', 'RUNNER_NEEDS', 'quiet_exporter'
            'findings_lines', 'precision_line', 'card_text', 'runner_source', 'requirements_text', 'write_export',
            'exported_spec', 'export_model', 'export_text']
 
-# %% ../../nbs/api/using/export.ipynb #a5fcc1bf
+# %% ../../nbs/api/using/export.ipynb #e94533eb
 import base64, contextlib, copy, io, json, logging, warnings
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from .precision import lighter, precision_cost, PRECISIONS
 from .ready import load_ready, Ready
 from .runner import calibrated_log_odds, open_source, rule_text, sigmoid, squares_of
 from .spec import SYNTHETIC_MODEL
-from .tables import finding_facts
+from .tables import finding_facts, score_text
 
 # %% ../../nbs/api/using/export.ipynb #73509549
 OPSET = 18
@@ -162,7 +162,7 @@ def light_pair(
     (before, refused_before), (after, refused) = asked(ready, views), asked(light, views)
     return networks, precision_cost(before, after, dataset.targets(judged)[:, columns]) | dict(refused_float32=refused_before, refused=refused)
 
-# %% ../../nbs/api/using/export.ipynb #65483ccc
+# %% ../../nbs/api/using/export.ipynb #20438a46
 def percentage(
     value # Share, or None
 ) -> str: # '12.3 %', '' for None
@@ -177,7 +177,7 @@ def findings_lines(
     lines = [f'| finding | prevalence (validation) | threshold ({rule_text(spec["thresholds"])}) | AUROC ({part}) | better than chance |', '|---|---|---|---|---|']
     for row in rows:
         score, cut = interval_text(row['auroc'], row['low'], row['high']), row['threshold']
-        cut = percentage(cut) if row['calibrated'] or cut is None else f'score {cut:.2g}'
+        cut = percentage(cut) if row['calibrated'] or cut is None else f'score {score_text(cut)}'
         lines.append(f"| {row['finding']} | {percentage(row['prevalence'])} | {cut} | {score} | {'yes' if row['better_than_chance'] else 'not shown'} |")
     if all(row['calibrated'] for row in rows): return lines
     return [*lines, '', 'Where the threshold is a score, the finding could not be calibrated on validation patients: what is said about it is a score too, and no probability.']

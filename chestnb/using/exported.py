@@ -7,7 +7,7 @@ __all__ = ['SEAL', 'BLANK', 'EXPORT_FILE', 'ONNX_FILE', 'LUNGS_FILE', 'SPEC_ENTR
            'check_folder', 'onnx_session', 'Exported', 'is_exported', 'load_exported', 'finding_line', 'answer_lines',
            'exported_arguments', 'run_exported']
 
-# %% ../../nbs/api/using/exported.ipynb #06af2d64
+# %% ../../nbs/api/using/exported.ipynb #abc72274
 import argparse, base64, hashlib, json, re, sys
 import numpy as np
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from ..core.text import escape_unprintable, interval_text, listed, plural
 from .inputs import find_radiographs
 from .runner import Answer, answers_from
 from .spec import check_spec, SYNTHETIC_MODEL
-from .tables import by_odds, predictions_document, prevalence_given, score_word, threshold_here
+from .tables import by_odds, predictions_document, prevalence_given, score_text, score_word, threshold_here
 
 # %% ../../nbs/api/using/exported.ipynb #19723810
 SEAL, BLANK = 'chestnb.sha256', b'0'*64 # Name of the entry in the metadata; what stands in it while the hash is taken
@@ -130,14 +130,14 @@ def load_exported(
     lungs = onnx_session(base64.b64decode(inside[LUNGS_FILE]), f'{LUNGS_FILE} in {file}', threads) if LUNGS_FILE in inside else None
     return Exported(spec, model, lungs, file.parent)
 
-# %% ../../nbs/api/using/exported.ipynb #9f9a185b
+# %% ../../nbs/api/using/exported.ipynb #83870bd5
 def finding_line(
     row:dict,  # A finding of an answer
     spec:dict  # Of the model
 ) -> str:      # 'Effusion  41.2 %  flagged  threshold 12.0 % (youden), prevalence 10.5 %, AUROC 0.812 [0.760, 0.864] (test)'
     "A finding in a line of text; per cent only where it was calibrated."
     def share(value): return 'unknown' if value is None else f'{100*value:.3g} %'
-    def said_as(value): return share(value) if row['calibrated'] else f'{value:.2g}'
+    def said_as(value): return share(value) if row['calibrated'] else score_text(value)
     cut = threshold_here(row, spec)
     threshold = 'no threshold' if cut is None else f"threshold {said_as(cut)} ({row['rule']})"
     assumed = f"prevalence {share(row['prevalence'])}" if row['calibrated'] else 'a score, not calibrated'

@@ -21,6 +21,9 @@ function element(kind, attributes = {}, ...inside) {
 }
 
 const percent = share => share >= .0995 ? `${Math.round(100*share)} %` : share >= .00995 ? `${(100*share).toFixed(1)} %` : share >= .0001 ? `${(100*share).toFixed(2)} %` : 'under 0.01 %'
+// What was not calibrated is a score, and no probability: never per cent
+const scoreText = value => value > .99 ? value.toFixed(4) : String(+value.toPrecision(2))
+const valueText = (row, value) => row.calibrated ? percent(value) : scoreText(value)
 const auroc = value => value.toFixed(2).replace(/^0/, '')
 const spoken = name => name.replaceAll('_', ' ')
 
@@ -196,7 +199,7 @@ function findingItem(row) {
   bar.firstChild.style.width = `${100*row.probability}%`
   if (cut !== null) bar.lastChild.style.left = `${100*cut}%`
   const button = element('button', {type: 'button', className: row.flagged ? 'flagged' : '', ariaExpanded: String(finding === row.finding)},
-    element('span', {}, element('span', {className: 'name'}, spoken(row.finding)), ' ', element('span', {className: 'said'}, said, doubt(row) ? `; ${doubt(row)}` : '')), element('span', {className: 'number'}, percent(row.probability)), bar)
+    element('span', {}, element('span', {className: 'name'}, spoken(row.finding)), ' ', element('span', {className: 'said'}, said, doubt(row) ? `; ${doubt(row)}` : '')), element('span', {className: 'number'}, `${row.calibrated ? '' : 'score '}${valueText(row, row.probability)}`), bar)
   button.dataset.finding = row.finding
   button.onpointerenter = button.onfocus = () => paint(row.finding)
   button.onpointerleave = button.onblur = () => paint(finding)
@@ -216,9 +219,9 @@ function more() {
   const button = document.querySelector('#findings [aria-expanded=true]')
   if (!button) return
   const row = rowsOf(chosen).find(row => row.finding === finding), known = spec.prevalence[finding]
-  const facts = [row.threshold === null ? 'It has no threshold: too few patients had it.' : `Its threshold is ${percent(thresholdHere(row))}, chosen for ${build.words.rule || row.rule}.`,
+  const facts = [row.threshold === null ? 'It has no threshold: too few patients had it.' : `Its threshold is ${valueText(row, thresholdHere(row))}, chosen for ${build.words.rule || row.rule}.`,
     row.auroc === null ? `AUROC: ${build.words.never_tested}.` : `On ${build.words.part} patients its AUROC was ${auroc(row.auroc)}${row.low === null ? '' : ` (${auroc(row.low)} to ${auroc(row.high)})`}${row.better_than_chance ? '' : `: ${build.words.never_shown}`}.`,
-    row.calibrated ? '' : 'Its probability could not be adjusted on validation patients, and is the network’s own.']
+    row.calibrated ? '' : 'Its number is a score and no probability: it could not be adjusted on validation patients.']
   button.after(element('div', {id: 'more'}, element('p', {}, facts.filter(Boolean).join(' ')), ...(hasPrevalence(spec, finding) ? [prevalenceControl(known)] : [])))
 }
 
