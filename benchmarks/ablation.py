@@ -6,13 +6,12 @@ A run that was stopped goes on where it was; finished models are kept. --small t
 Rows that begin on phantoms first train the recipe that they are compared with on a synthetic cohort, once for all seeds; its minutes are not counted.
 """
 import argparse
-import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
 
-from chestnb.core.files import read_json, write_csv, write_json
+from chestnb.core.files import write_csv
 from chestnb.core.text import interval_text
 from chestnb.data.dataset import ChestDataset
 from chestnb.data.parts import images_in
@@ -106,9 +105,7 @@ def valid_predictions(dataset, split, folder, config, passes):
     "Train one model, or take it where it lies, and predict the validation patients."
     file = folder/f'valid_{passes}.csv'
     if file.is_file(): return read_predictions(file)
-    started = time.perf_counter()
     model = train_model(dataset, split, folder, config, resume=True, on_epoch=print_epoch)
-    if not (folder/'minutes.json').is_file(): write_json(folder/'minutes.json', {'minutes': (time.perf_counter() - started)/60})
     write_predictions(predict(model, dataset, images_in(split, 'valid'), tta=passes), file)
     return read_predictions(file)
 
@@ -121,7 +118,7 @@ def scored_seeds(name, dataset, split, start, out, seeds, n_phantoms):
     if ROWS[name].phantoms and not all((each/f'valid_{passes}.csv').is_file() for each in folders):
         config = replace(config, model=config.model | dict(weights=phantom_weights(folder, config, n_phantoms)))
     predictions = [valid_predictions(dataset, split, each, replace(config, seed=seed), passes) for seed, each in zip(seeds, folders)]
-    minutes = [read_json(each/'minutes.json', 'minutes of a training')['minutes'] for each in folders]
+    minutes = [pd.read_csv(each/'history.csv').seconds.sum()/60 for each in folders] # of the epochs, however often it was stopped
     return [join(frame, valid, part='valid', name=name) for frame in predictions], sum(minutes)/len(minutes)
 
 

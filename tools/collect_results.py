@@ -1,7 +1,7 @@
 """Copy what the results page shows from run folders of chestnb_demo: python tools/collect_results.py embedded runs/seed0 runs/seed1 runs/seed2
 
 The first run is copied whole (tables, figures, history, configuration, predictions); of the others, the same training with other seeds, history and
-predictions. Never weights or images. What tools/localise_results.py left there stays.
+predictions. Never weights or images. What other programs left there (localisation, ablation, lungs) stays.
 """
 import json
 import shutil
@@ -10,6 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TOP = ['comparison.csv', 'metrics.csv', 'summary.json', 'roc.png', 'train_val_loss.png', 'train_val_auc.png']
+OTHERS = ('localisation', 'ablation', 'lungs') # what other programs left there
 MODEL = ['history.csv', 'config.json', 'test_predictions.csv']
 
 
@@ -46,7 +47,7 @@ def collect(name, *runs):
     target, seeds = ROOT/'nbs'/'results'/name, refuse_other_settings(runs)
     for old in target.glob('*'):
         if old.is_dir(): shutil.rmtree(old)
-        elif not old.name.startswith('localisation'): old.unlink()
+        elif not old.name.startswith(OTHERS): old.unlink()
     of_models = [m.relative_to(runs[0])/n for m in models(runs[0]) for n in MODEL]
     copy(runs[0], [Path(n) for n in TOP] + of_models, target)
     shutil.copy(runs[0]/'without_no_finding'/'metrics.csv', target/'metrics_without_no_finding.csv')
