@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['ONE_VIEW', 'REFERENCE_FUSION', 'SMALL_FUSION', 'TWO_VIEW_FUSION', 'CHOICES', 'KIND_WORDS', 'MODELS', 'OWN_HEADS',
-           'TRAINED_START', 'TrainConfig', 'ModelOptions', 'is_of_kind', 'from_lung_crop', 'config_from_dict', 'Option',
-           'config_options', 'usual_model', 'split_list', 'change_model', 'refuse_idle', 'config_from_options']
+           'TRAINED_START', 'as_in_a_file', 'TrainConfig', 'ModelOptions', 'is_of_kind', 'from_lung_crop',
+           'config_from_dict', 'Option', 'config_options', 'usual_model', 'split_list', 'change_model', 'refuse_idle',
+           'config_from_options']
 
 # %% ../../nbs/api/model/config.ipynb #5e5867b9
 import json, math
@@ -28,6 +29,14 @@ SMALL_FUSION = dict(branches=['test_resnet', 'test_byobnet'], reduced_channels=6
 TWO_VIEW_FUSION = dict(branches=['tf_efficientnet_lite0']*2, reduced_channels=256, attention='squeeze_excitation',
                        weights='auto', dropout=0.0, branch_stages=[-1, -1],
                        views=['whole', 'lungs'], branch_heads=True, branch_dropout=0.0, answer='mean')
+
+# %% ../../nbs/api/model/config.ipynb #a5f17e00
+def as_in_a_file(
+    value # Of a configuration
+):        # Tuples in a dictionary as lists, numpy's numbers as Python's
+    "A value as JSON would give it back."
+    if isinstance(value, dict): return json.loads(json.dumps(value))
+    return value.item() if hasattr(value, 'item') else value
 
 # %% ../../nbs/api/model/config.ipynb #1eabc689
 @dataclass
@@ -63,9 +72,7 @@ class TrainConfig:
     cudnn_benchmark: bool = True    # Try convolution algorithms first and keep the fastest, on a CUDA GPU; last bits may differ between runs
     compile: bool = False           # torch.compile the model on a CUDA GPU: minutes at the start, then faster steps
     def __post_init__(self):
-        self.model = json.loads(json.dumps(self.model)) # tuples become lists, as in a file
-        for f in fields(self): # numpy's numbers become Python's, as in a file
-            if hasattr(value := getattr(self, f.name), 'item'): setattr(self, f.name, value.item())
+        for f in fields(self): setattr(self, f.name, as_in_a_file(getattr(self, f.name)))
 
 # %% ../../nbs/api/model/config.ipynb #a1d39592
 @dataclass

@@ -129,6 +129,7 @@ def history_rows(
     except (OSError, ValueError) as error: raise UserError(
         f'{path}: cannot be read ({str(error).splitlines()[0]}), so nothing says which epochs are done. Copy it again, or train in a new folder.') from error
 
+# %% ../../nbs/api/model/runs.ipynb #313dea51
 def load_checkpoint(
     path:Path, # A checkpoint
     model,     # Gets its weights back

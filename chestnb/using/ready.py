@@ -211,6 +211,7 @@ def load_ready(
     lungs = DeployedLungs(segmenter_of(spec, folder)).eval().to(where) if spec['lungs'] else None
     return Ready(spec, deployed, lungs, folder, where)
 
+# %% ../../nbs/api/using/ready.ipynb #b4b25607
 def load_gate(
     folder:Path, # Of the model
     spec:dict    # Of the model

@@ -32,6 +32,7 @@ def has_numbers(
     "Whether a part of a spec holds the numbers that it needs."
     return isinstance(part, dict) and all(is_number(part.get(name)) for name in names)
 
+# %% ../../nbs/api/using/spec.ipynb #3890a55e
 def odd_parts(
     spec:dict # With all its keys
 ) -> list:    # Names of parts that nothing could be computed with
